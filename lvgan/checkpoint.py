@@ -1,0 +1,170 @@
+"""Checkpoints: tensors and plain values in one ``.pt`` file, loaded with ``weights_only=True``.
+
+Contents (a dict): ``format``, ``version``, ``stage`` ("lr", "sr" or "bundle"), ``step``, ``config``
+(plain values), ``generator`` and ``generator_ema``, ``discriminator``, ``optimizers``, ``ada``, ``data``
+(sizes and fingerprint of the training data), ``versions``. A bundle holds ``lr`` and ``sr``, each the
+part of a checkpoint that sampling needs.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lvgan import __version__
+from lvgan.errors import CheckpointError, MachineError
+
+FORMAT = "lvgan-checkpoint"
+VERSION = 1
+_KEPT_IN_BUNDLE = ("format", "version", "stage", "step", "config", "generator_ema", "data", "versions")
+
+
+def new_checkpoint(stage: str, **contents: Any) -> dict[str, Any]:
+    """A checkpoint's dict with its header."""
+    versions = {"lvgan": __version__, "torch": str(torch.__version__)}
+    return {"format": FORMAT, "version": VERSION, "stage": stage, "versions": versions, **contents}
+
+
+def save(path: Path, checkpoint: dict[str, Any]) -> None:
+    """Write `checkpoint` so that `path` is at every moment absent, the old file or the new one.
+
+    Raises:
+        MachineError: the disk is full or the folder cannot be written; nothing is left behind.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:
+        raise _write_error(path, error) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_error(path: Path, error: OSError | RuntimeError) -> MachineError:
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, OSError) and cause.errno == errno.ENOSPC:
+        return MachineError(f"the disk is full: {path} was not written; free some space and run the same command")
+    reason = cause.strerror if isinstance(cause, OSError) else str(error).splitlines()[0]
+    return MachineError(f"cannot write {path} ({reason}); check the folder's permissions and free space")
+
+
+def load(path: Path, stage: str | None = None) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU; nothing in the file is executed.
+
+    Args:
+        path: a ``.pt`` file.
+        stage: "lr", "sr" or "bundle" where only that will do.
+
+    Raises:
+        CheckpointError: no such file, not a checkpoint of ours, damaged, from a later version, or of
+            another stage.
+    """
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder, but a checkpoint file was expected; name a .pt file or a run")
+    try:
+        with path.open("rb") as file:
+            head = file.read(4)
+        if head != b"PK\x03\x04":
+            raise _foreign(path, head)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no checkpoint {path}; check the path") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}; check its permissions") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds objects other than tensors and plain values, which could run code when loaded; "
+            "it was refused: only checkpoints written by lvgan are read"
+        ) from error
+    except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path} is damaged or cut short; use another checkpoint of the run") from error
+    if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is a torch file, but not a checkpoint written by lvgan; name one from a run")
+    if not isinstance(checkpoint.get("version"), int) or checkpoint["version"] > VERSION:
+        raise CheckpointError(
+            f"{path} was written in checkpoint version {checkpoint.get('version')}, but this lvgan reads up to "
+            f"{VERSION}; install a newer lvgan"
+        )
+    if stage is not None and checkpoint["stage"] != stage:
+        raise CheckpointError(
+            f"{path} is {stage_name(checkpoint['stage'])}, but {stage_name(stage)} was expected here; "
+            "check which file you named"
+        )
+    return checkpoint
+
+
+def _foreign(path: Path, head: bytes) -> CheckpointError:
+    if head[:1] == b"\x80":
+        what = "a plain pickle, which could run code when loaded, so it was refused"
+    elif not head:
+        what = "empty"
+    else:
+        what = "not a checkpoint"
+    return CheckpointError(f"{path} is {what}; a .pt file written by lvgan was expected")
+
+
+def stage_name(stage: str) -> str:
+    """How messages call a checkpoint's kind."""
+    names = {"lr": "a low-resolution checkpoint", "sr": "a super-resolution checkpoint"}
+    return names.get(stage, "a bundle of both networks")
+
+
+def bundle(lr: dict[str, Any], sr: dict[str, Any]) -> dict[str, Any]:
+    """One file that holds what sampling needs of both stages.
+
+    Raises:
+        CheckpointError: the two do not fit together.
+    """
+    check_pair(lr, sr)
+    parts = {
+        name: {key: part[key] for key in _KEPT_IN_BUNDLE} for name, part in (("lr", lr), ("sr", sr))
+    }
+    return new_checkpoint("bundle", **parts)
+
+
+def check_pair(lr: dict[str, Any], sr: dict[str, Any]) -> None:
+    """Refuse a pair whose sizes or channels differ."""
+    for key, what in (("lr", "low-resolution frames of"), ("channels", "channels:")):
+        ours, theirs = lr["config"]["data"][key], sr["config"]["data"][key]
+        if ours != theirs:
+            raise CheckpointError(
+                f"the low-resolution checkpoint makes {what} {ours}, but the super-resolution one was trained "
+                f"on {theirs}; use two checkpoints trained on the same data"
+            )
+
+
+_STEP = re.compile(r"-step-(\d+)\.pt$")
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints of a run's ``checkpoints`` folder, oldest first."""
+    found = [(int(m[1]), p) for p in folder.glob("*.pt") if (m := _STEP.search(p.name))]
+    return [p for _, p in sorted(found)]
+
+
+def find(path: Path) -> Path:
+    """The checkpoint file that `path` names: itself, or the newest one of a run's folder.
+
+    Raises:
+        CheckpointError: a folder without checkpoints.
+    """
+    if not path.is_dir():
+        return path
+    found = checkpoints_in(path / "checkpoints") or checkpoints_in(path)
+    if not found:
+        raise CheckpointError(f"{path} is a folder without checkpoints; name a .pt file or a run such as runs/lr-0001")
+    return found[-1]

@@ -1,0 +1,59 @@
+"""The command line: parses, calls the library, prints. Nothing heavy is imported until a command runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from lvgan import __version__
+from lvgan.errors import LvganError
+
+app = typer.Typer(
+    name="lvgan",
+    help="Endless video of one kind of scene, learnt from footage of it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # importing rich would double the time that --help takes
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"lvgan {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+def fail(message: str) -> None:
+    """Print one error sentence to standard error."""
+    typer.echo(f"lvgan: error: {message}", err=True)
+
+
+def run() -> None:
+    """Run the command line and exit: 0 done, 1 failed, 2 the user's mistake, 130 interrupted."""
+    from lvgan.cli import commands  # noqa: F401  (registers the commands)
+
+    try:
+        app()
+    except LvganError as error:
+        fail(str(error))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        fail("interrupted; run the same command again to go on where it stopped")
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output has left (`lvgan ... | head`): nothing is wrong.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

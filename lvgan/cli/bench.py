@@ -1,0 +1,99 @@
+"""``lvgan bench``: speed as ratios measured in one run."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+bench_app = typer.Typer(name="bench", help="Measure speed, as ratios in one run.", no_args_is_help=True)
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the rows to this file too.")]
+
+
+def median_seconds(work: Callable[[], object], repeats: int = 5) -> float:
+    """Median wall time of `work`, after one call to warm up."""
+    work()
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times)
+
+
+def row(name: str, ours: Callable[[], object], plain: Callable[[], object], repeats: int = 5) -> dict[str, Any]:
+    """One row: how many times as fast `ours` is as the plain way of doing the same."""
+    seconds, plain_seconds = median_seconds(ours, repeats), median_seconds(plain, repeats)
+    return {"name": name, "ratio": plain_seconds / seconds, "seconds": seconds, "plain_seconds": plain_seconds}
+
+
+def report(rows: list[dict[str, Any]], path: Path | None) -> None:
+    """Print a table, and write ``{"machine": ..., "rows": [...]}``."""
+    for r in rows:
+        typer.echo(f"{r['name']:<40} {r['ratio']:7.2f} x   {r['seconds'] * 1e3:9.1f} ms against {r['plain_seconds'] * 1e3:9.1f} ms")
+    if path is not None:
+        from lvgan.errors import MachineError
+
+        text = json.dumps({"machine": machine(), "rows": rows}, indent=1) + "\n"
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise MachineError(f"cannot write {path} ({error.strerror}); name a file in a folder you may write to") from error
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were taken on."""
+    import platform
+
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "gpu": device,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+    }
+
+
+@bench_app.command("networks")
+def networks(json_file: JsonFile = None) -> None:
+    """What the networks save over the plain way of computing the same (the sizes are the paper's)."""
+    import torch
+    from torch import Tensor
+    from torch.nn.functional import conv1d
+
+    from lvgan.models.noise import LowPassBank
+    from lvgan.models.sr_generator import SrGenerator
+
+    bank = LowPassBank()
+    noise = torch.randn(1, 8, 640 + bank.taps - 1)
+    taps = bank.get_buffer("filters")[:, None]
+
+    def direct() -> Tensor:
+        return conv1d(noise.transpose(0, 1), taps)
+
+    generator = SrGenerator(128, 128, 32, 32, channel_base=1024, channel_max=32).requires_grad_(False)
+    w = generator.mapping(torch.randn(1, generator.z_dim))
+    low = torch.randn(1, 3, 16, 32, 32)
+
+    def frame_by_frame() -> None:
+        for t in range(8):
+            generator.synthesis(w, low[:, :, t : t + 9])
+
+    rows = [
+        row("low-pass bank, 640 frames", lambda: bank(noise), direct, repeats=3),
+        row("8 frames of super-resolution together", lambda: generator.synthesis(w, low), frame_by_frame, repeats=3),
+    ]
+    report(rows, json_file)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(bench_app)

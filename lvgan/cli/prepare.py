@@ -1,0 +1,133 @@
+"""``lvgan prepare``: footage to shards."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from lvgan.data.manifest import Manifest
+
+LISTED = 20  # of the files that were left out
+
+
+def prepare(
+    raw: Annotated[Path, typer.Argument(help="A folder of videos, of any depth, or one video.")],
+    out: Annotated[Path, typer.Argument(help="The folder for the shards.")],
+    lr: Annotated[str, typer.Option(metavar="HxW", help="Low resolution.")] = "64x64",
+    hr: Annotated[str, typer.Option(metavar="HxW", help="High resolution, a whole multiple.")] = "256x256",
+    fps: Annotated[float, typer.Option(help="Frames a second of the result.")] = 30,
+    cuts: Annotated[
+        Path | None, typer.Option(help='Parts to use: JSON or YAML, {video: ["0:24 5:57", ...]}.')
+    ] = None,
+    trim_start: Annotated[float, typer.Option(help="Seconds left out at the start of every video.")] = 0,
+    trim_end: Annotated[float, typer.Option(help="Seconds left out at the end of every video.")] = 0,
+    min_frames: Annotated[int, typer.Option(help="Shorter clips are left out.")] = 12,
+    workers: Annotated[
+        int | None, typer.Option(help="Videos converted at a time.", show_default="CPU cores")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace shards that were made with other settings.")
+    ] = False,
+) -> None:
+    """Turn videos into training data: decoded once, cropped, scaled to both sizes, stored as shards.
+
+    Files that cannot be used are left out and listed with the reason. Running it again goes on where it
+    stopped, and takes up new or changed footage.
+    """
+    from lvgan.data.prepare import prepare as work
+    from lvgan.sizes import Size
+
+    with _Bars() as bars:
+        manifest = work(
+            raw,
+            out,
+            lr=Size.parse(lr),
+            hr=Size.parse(hr),
+            fps=fps,
+            cuts=cuts,
+            trim_start=trim_start,
+            trim_end=trim_end,
+            min_frames=min_frames,
+            workers=workers,
+            overwrite=overwrite,
+            progress=bars.show,
+        )
+    typer.echo(summary(manifest, out))
+
+
+class _Bars:
+    """A progress bar on standard error for each phase, one after the other."""
+
+    def __init__(self) -> None:
+        self._phase = ""
+        self._bar: object = None
+
+    def show(self, phase: str, done: int, total: int) -> None:
+        from tqdm import tqdm
+
+        if phase != self._phase:
+            self._close()
+            self._phase = phase
+            words = {"files": "examining files", "frames": "converting"}
+            self._bar = tqdm(total=total, desc=words[phase], unit=f" {phase}", dynamic_ncols=True)
+        assert isinstance(self._bar, tqdm)
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()  # type: ignore[attr-defined]
+            self._bar = None
+
+    def __enter__(self) -> _Bars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+
+def summary(manifest: Manifest, out: Path) -> str:
+    """What was kept, what was left out and why, and the next command."""
+    totals, sources, sizes = manifest.totals, manifest.sources, f"{manifest.lr} and {manifest.hr}"
+    used = [source for source in sources if source.skipped is None]
+    lines = [
+        f"{len(used)} of {_count(len(sources), 'video')} used: {_count(int(totals['clips']), 'clip')}, "
+        f"{_count(int(totals['frames']), 'frame')}, {totals['hours']:.2f} hours, at {sizes}"
+    ]
+    lines += _section("left out", [f"{_printable(s.path)}: {s.skipped}" for s in manifest.skipped])
+    lines += _section("used, but", [f"{_printable(s.path)}: {note}" for s in used for note in s.notes])
+    short = int(totals["shorter_than_128_frames"])
+    if short:
+        lines.append(
+            f"{short} of {_count(int(totals['clips']), 'clip')} shorter than 128 frames, the paper's training "
+            "length: low-resolution training leaves them out unless data.frames is set lower"
+        )
+    lines.append(f"next: lvgan train-lr {shlex.quote(str(out))}")
+    return "\n".join(lines)
+
+
+def _section(title: str, entries: list[str]) -> list[str]:
+    if not entries:
+        return []
+    shown = [f"  {entry}" for entry in entries[:LISTED]]
+    if len(entries) > LISTED:
+        shown.append(f"  and {len(entries) - LISTED} more, all in manifest.json")
+    return [f"{title}:", *shown]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _printable(name: str) -> str:
+    # File names may hold line breaks and bytes that are no text; neither may spoil the report.
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command("prepare")(prepare)

@@ -1,0 +1,116 @@
+"""``lvgan train-lr`` and ``lvgan train-sr``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Data = Annotated[Path, typer.Argument(help="Folder of shards, as `lvgan prepare` writes it.", show_default=False)]
+RunName = Annotated[str | None, typer.Option("--run", help="Name of the run: runs/NAME.", show_default="counts up")]
+New = Annotated[bool, typer.Option("--new", help="Start another run instead of going on with an unfinished one.")]
+Preset = Annotated[str | None, typer.Option(help="paper, small or tiny.", show_default="paper")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings, over the preset's.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting; may be repeated.")]
+Steps = Annotated[int | None, typer.Option(help="training.steps: train up to this step.")]
+Batch = Annotated[int | None, typer.Option(help="training.batch: clips a step.")]
+MicroBatch = Annotated[int | None, typer.Option(help="training.micro_batch: clips in memory at once.")]
+Seed = Annotated[int | None, typer.Option(help="training.seed.")]
+Low = Annotated[str | None, typer.Option("--lr", metavar="HxW", help="data.lr.", show_default="what the data holds")]
+High = Annotated[str | None, typer.Option("--hr", metavar="HxW", help="data.hr.", show_default="what the data holds")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+
+
+def train_lr(
+    data: Data,
+    run: RunName = None,
+    new: New = False,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    set_: Set = None,
+    steps: Steps = None,
+    batch: Batch = None,
+    micro_batch: MicroBatch = None,
+    seed: Seed = None,
+    lr: Low = None,
+    hr: High = None,
+    device: Device = "auto",
+) -> None:
+    """Train the low-resolution network: what happens, over how long.
+
+    The same command goes on where it stopped.
+    """
+    flags = _flags(steps=steps, batch=batch, micro_batch=micro_batch, seed=seed, lr=lr, hr=hr)
+    _train("lr", data, run, new, preset, config, set_ or [], flags, device)
+
+
+def train_sr(
+    data: Data,
+    run: RunName = None,
+    new: New = False,
+    preset: Preset = None,
+    config: ConfigFile = None,
+    set_: Set = None,
+    steps: Steps = None,
+    batch: Batch = None,
+    micro_batch: MicroBatch = None,
+    seed: Seed = None,
+    lr: Low = None,
+    hr: High = None,
+    device: Device = "auto",
+) -> None:
+    """Train the super-resolution network: what it looks like, close up.
+
+    The same command goes on where it stopped.
+    """
+    flags = _flags(steps=steps, batch=batch, micro_batch=micro_batch, seed=seed, lr=lr, hr=hr)
+    _train("sr", data, run, new, preset, config, set_ or [], flags, device)
+
+
+def _flags(lr: str | None, hr: str | None, **training: int | None) -> dict[str, Any]:
+    flags: dict[str, dict[str, Any]] = {"data": {"lr": lr, "hr": hr}, "training": dict(training)}
+    return {part: {k: v for k, v in values.items() if v is not None} for part, values in flags.items()}
+
+
+def _train(
+    stage: str,
+    data: Path,
+    run_name: str | None,
+    new: bool,
+    preset: str | None,
+    config: Path | None,
+    overrides: list[str],
+    flags: dict[str, Any],
+    device: str,
+) -> None:
+    from lvgan.training.session import Request, train_stage
+
+    request = Request(stage, data, preset, config, overrides, flags)
+    run = train_stage(request, run_name=run_name, new=new, device=device, say=typer.echo)
+    typer.echo(next_command(run.newest_checkpoint(), stage, data))
+
+
+def next_command(checkpoint: Path | None, stage: str, data: Path) -> str:
+    """What to type after a stage is done."""
+    import shlex
+
+    from lvgan.training.runs import all_runs
+
+    here = shlex.quote(str(checkpoint))
+    if stage == "lr":
+        return (
+            f"next: lvgan sample {here} -n 600 -o v.mp4   (low resolution)\n"
+            f"      lvgan train-sr {shlex.quote(str(data))}"
+        )
+    trained = [run for run in all_runs(stage="lr") if run.newest_checkpoint() is not None]
+    if not trained:
+        return f"next: lvgan train-lr {shlex.quote(str(data))}"
+    lr = shlex.quote(str(trained[0].newest_checkpoint()))
+    return f"next: lvgan sample {lr} --sr {here} -n 600 -o v.mp4"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command("train-lr")(train_lr)
+    app.command("train-sr")(train_sr)

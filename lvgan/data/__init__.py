@@ -1,0 +1,6 @@
+"""Footage in, training clips out; frames in, video files out. Knows no model.
+
+:mod:`~lvgan.data.video` (ffmpeg), :mod:`~lvgan.data.cuts` (lists of intervals),
+:mod:`~lvgan.data.shards` (the stored format), :mod:`~lvgan.data.prepare` (footage to shards),
+:mod:`~lvgan.data.dataset` (shards to training clips).
+"""

@@ -1,0 +1,181 @@
+"""What lies in a folder of footage: its videos, what they are, and safe names for their clips."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from lvgan.data.info import VideoInfo
+from lvgan.data.video import measure_duration, probe
+from lvgan.errors import DataError, MediaError
+
+# Known to be no footage: passed over without a word. Everything else is tried.
+_IGNORED = (
+    ".txt .md .rst .json .jsonl .yaml .yml .toml .csv .tsv .xml .html .htm .pdf .log .ini .cfg .py .sh "
+    ".ipynb .nfo .srt .vtt .ass .ssa .sub .idx .lrc .zip .tar .gz .bz2 .xz .7z .rar .npy .npz .pt .pth "
+    ".pkl .safetensors .db .url .torrent .md5 .sha1 .sha256 .description .annotations .thm .info"
+)
+IGNORED = frozenset(_IGNORED.split())
+PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".heic", ".avif"})
+UNFINISHED = frozenset({".part", ".crdownload", ".download", ".ytdl", ".partial", ".tmp"})
+
+_SAMPLE = 1 << 16
+
+
+@dataclass(frozen=True)
+class Source:
+    """One usable video below the folder of footage."""
+
+    path: Path
+    relative: PurePosixPath
+    clip: str  # name of its clip, or of its clips without their numbers
+    digest: str
+    info: VideoInfo
+
+
+def scan(
+    raw: Path, *, leave_out: Path, workers: int, on_probe: Callable[[int, int], None] | None = None
+) -> tuple[list[Source], dict[str, str]]:
+    """Find and examine the videos of a folder (or take a single file), in order of their paths.
+
+    Args:
+        raw: folder or file.
+        leave_out: a folder that is not entered: where the shards go.
+        workers: files examined at a time.
+        on_probe: called with (files examined, files found).
+
+    Returns:
+        the usable videos, and for all others the reason, by relative path.
+
+    Raises:
+        DataError: `raw` does not exist, or holds no file that could be a video.
+    """
+    if not raw.exists():
+        raise DataError(f"{raw} does not exist; give the folder that holds your videos")
+    files, reasons = _files(raw, leave_out)
+    if not files and not reasons:
+        raise DataError(f"{raw} holds no videos; give a folder with video files, in folders of any depth")
+    names = clip_names(list(files))
+    sources: list[Source] = []
+    with ThreadPoolExecutor(workers) as pool:
+        results = pool.map(_examine, files.values())
+        for done, (relative, result) in enumerate(zip(files, results, strict=True), start=1):
+            if isinstance(result, str):
+                reasons[str(relative)] = result
+            else:
+                sources.append(Source(files[relative], relative, names[relative], *result))
+            if on_probe is not None:
+                on_probe(done, len(files))
+    return sources, reasons
+
+
+def _examine(path: Path) -> tuple[str, VideoInfo] | str:
+    try:
+        return fingerprint(path), probe(path)
+    except MediaError as error:
+        return without_path(error, path)
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+
+
+def without_path(error: Exception, path: Path) -> str:
+    """The message of an error about one file, less the file's name in front."""
+    return str(error).removeprefix(str(path)).lstrip(": ")
+
+
+def fingerprint(path: Path) -> str:
+    """A digest of a file's size and of 34 samples of 64 KiB spread over it, first and last included."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with open(path, "rb") as file:
+        last = max(0, size - _SAMPLE)
+        for offset in sorted({last * i // 33 for i in range(34)}):
+            file.seek(offset)
+            digest.update(file.read(_SAMPLE))
+    return digest.hexdigest()
+
+
+def _files(raw: Path, leave_out: Path) -> tuple[dict[PurePosixPath, Path], dict[str, str]]:
+    if raw.is_file():
+        return {PurePosixPath(raw.name): raw}, {}
+    files: dict[PurePosixPath, Path] = {}
+    reasons: dict[str, str] = {}
+    for folder, names in _walk(raw, leave_out.resolve()):
+        pictures = 0
+        for name in names:
+            path, suffix = folder / name, os.path.splitext(name)[1].lower()
+            relative = PurePosixPath(path.relative_to(raw).as_posix())
+            pictures += suffix in PICTURES
+            if suffix in UNFINISHED:
+                reasons[str(relative)] = "is an unfinished download; finish it or rename it"
+            elif suffix not in IGNORED and suffix not in PICTURES:
+                if path.is_file():
+                    files[relative] = path
+                else:
+                    reasons[str(relative)] = "is not a file (a broken link, a pipe or a device)"
+        if pictures:
+            noun = "picture" if pictures == 1 else "pictures"
+            place = PurePosixPath(folder.relative_to(raw).as_posix())
+            reasons[f"{place}/"] = f"holds {pictures} {noun}, which are not read; make a video of them first"
+    return dict(sorted(files.items(), key=lambda item: str(item[0]))), reasons
+
+
+def _walk(raw: Path, leave_out: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Folders and the names in them, links to folders followed once; hidden ones are left out."""
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, names in os.walk(raw, followlinks=True):
+        here = os.stat(folder)
+        if (here.st_dev, here.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((here.st_dev, here.st_ino))
+        kept = [d for d in folders if not d.startswith(".") and (Path(folder) / d).resolve() != leave_out]
+        folders[:] = sorted(kept)
+        yield Path(folder), sorted(name for name in names if not name.startswith("."))
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+def clip_names(sources: Sequence[PurePosixPath]) -> dict[PurePosixPath, str]:
+    """A name for each source's clips: its path without suffix, legal in zip files and on every system.
+
+    Letters and digits of any script, ``.``, ``-`` and ``_`` stay; anything else becomes ``_``. Where two
+    would be the same but for case, both get the first digits of a digest of their path.
+    """
+    names = {s: "/".join(_safe(part) for part in (*s.parts[:-1], s.stem)) for s in sources}
+    count = Counter(name.casefold() for name in names.values())
+    for source, name in names.items():
+        if count[name.casefold()] > 1:
+            names[source] = f"{name}~{_digest(str(source))}"
+    return names
+
+
+def _safe(part: str) -> str:
+    text = unicodedata.normalize("NFC", part)
+    text = "".join(c if c.isalnum() or c in "._-" else "_" for c in text)
+    if text[0] in ".-":
+        text = "_" + text[1:]
+    if text[-1] == ".":
+        text = text[:-1] + "_"
+    return text if len(text) <= 80 else f"{text[:80]}~{_digest(part)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:8]
+
+
+def length_of(source: Source) -> float | None:
+    """Seconds of video, measured where the file does not say; None if that fails too."""
+    if source.info.duration is not None:
+        return source.info.duration
+    try:
+        return measure_duration(source.path)
+    except MediaError:
+        return None

@@ -1,0 +1,276 @@
+"""The stored format: clips of frames in uncompressed zip files, one folder a resolution (spec 3-data).
+
+::
+
+    0064x0064/partition_0000.zip    bike ride/frame_000000.jpg ... frame_paths.json
+    0256x0256/partition_0000.zip    the same clips under the same names
+
+``frame_paths.json`` holds ``{clip path: [frame file names in order]}``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from lvgan.data.writers import sync_and_close, writing
+from lvgan.errors import DataError
+from lvgan.sizes import Size
+
+Frames = NDArray[np.uint8]  # [T, H, W, 3] or [T, H, W, 1]
+
+FRAME_PATHS = "frame_paths.json"
+PICTURES = (".jpg", ".jpeg", ".png")
+
+
+def shard_name(index: int) -> str:
+    """``partition_0000.zip`` and so on."""
+    return f"partition_{index:04d}.zip"
+
+
+def find_resolutions(root: Path) -> dict[Size, Path]:
+    """The folders of `root` that are named like a resolution, smallest first."""
+    found: dict[Size, Path] = {}
+    if root.is_dir():
+        for folder in root.iterdir():
+            match = re.fullmatch(r"(\d{4})x(\d{4})", folder.name, flags=re.ASCII)
+            if match and folder.is_dir() and int(match[1]) and int(match[2]):
+                found[Size(int(match[1]), int(match[2]))] = folder
+    return dict(sorted(found.items(), key=lambda item: (item[0].height * item[0].width, item[0])))
+
+
+# --- write ----------------------------------------------------------------------------------------
+
+
+def encode_jpeg(frame: NDArray[np.uint8]) -> bytes:
+    """A frame [H, W, 3] as JPEG: quality 100, no chroma subsampling."""
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, "JPEG", quality=100, subsampling=0)
+    return buffer.getvalue()
+
+
+class ShardWriter:
+    """Writes one shard: the same clips in the same bytes make the same file.
+
+    The file has its name only once it is complete. A context manager, as :class:`VideoWriter` is.
+
+    Raises:
+        MachineError: the place cannot be written or the disk is full.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._partial = path.with_name(path.name + ".partial")
+        self._clips: dict[str, list[str]] = {}
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self._partial, "wb")  # noqa: SIM115  (closed by close or abort)
+        self._zip: zipfile.ZipFile | None = zipfile.ZipFile(self._file, "w", zipfile.ZIP_STORED)
+
+    def add(self, clip: str, jpeg: bytes) -> None:
+        """Append a frame to a clip. The frames of a clip come one after the other."""
+        names = self._clips.setdefault(clip, [])
+        names.append(f"frame_{len(names):06d}.jpg")
+        self._store(f"{clip}/{names[-1]}", jpeg)
+
+    def finish(self) -> int:
+        """Write the rest; the size in bytes. :meth:`commit` then gives the file its name."""
+        self._store(FRAME_PATHS, json.dumps(self._clips, ensure_ascii=False).encode())
+        assert self._zip is not None
+        with writing(self.path):
+            self._zip.close()
+            self._zip = None
+            sync_and_close(self._file)
+            return self._partial.stat().st_size
+
+    def commit(self) -> None:
+        """Give the finished file its name."""
+        with writing(self.path):
+            os.replace(self._partial, self.path)
+
+    def abort(self) -> None:
+        """Stop, and remove what was written. Does nothing after :meth:`commit`."""
+        for thing in (self._zip, self._file):
+            if thing is not None:
+                with contextlib.suppress(OSError, ValueError):  # a full disk shows once more
+                    thing.close()
+        self._zip = None
+        self._partial.unlink(missing_ok=True)
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.abort()
+
+    def _store(self, name: str, content: bytes) -> None:
+        if self._zip is None:
+            raise ValueError(f"{self.path} is finished")
+        info = zipfile.ZipInfo(name)  # dated 1980, always
+        info.create_system = 3
+        info.external_attr = 0o644 << 16
+        with writing(self.path):
+            self._zip.writestr(info, content)
+
+
+# --- read -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StoredClip:
+    """Where the frames of a clip lie: a row of `members` is header offset, stored bytes, CRC, method."""
+
+    name: str
+    shard: Path
+    members: NDArray[np.int64]  # [T, 4]
+
+    @property
+    def frames(self) -> int:
+        """Number of frames."""
+        return len(self.members)
+
+
+class ShardFolder:
+    """All clips of one resolution, read by any number of threads; can be pickled.
+
+    Takes published sets as downloaded: any number of partitions, JPEG or PNG, members in any order,
+    with or without ``frame_paths.json``. Nothing stays open between two reads.
+
+    Args:
+        folder: such as ``data/0064x0064``.
+        size: of the frames; what the folder's name says.
+
+    Raises:
+        DataError: no shard, a damaged one, or two clips of one name.
+    """
+
+    def __init__(self, folder: Path, size: Size) -> None:
+        self.folder, self.size = folder, size
+        self.clips: dict[str, StoredClip] = {}
+        shards = sorted(folder.glob("*.zip"))
+        if not shards:
+            raise DataError(f"{folder} holds no zip files; it should hold {shard_name(0)} and so on")
+        for shard in shards:
+            for clip in _index(shard):
+                if clip.name in self.clips:
+                    other = self.clips[clip.name].shard
+                    raise DataError(
+                        f"clip {clip.name!r} stands in {other} and in {shard.name}; remove one of them"
+                    )
+                self.clips[clip.name] = clip
+        self.clips = dict(sorted(self.clips.items()))
+
+    def read(self, name: str, start: int, count: int, channels: int = 3) -> Frames:
+        """Frames `start` to `start + count` of a clip: uint8 [T, H, W, channels], RGB or grey.
+
+        Raises:
+            DataError: a damaged shard, or a frame of another size.
+            ValueError: an unknown clip, or frames beyond its ends.
+        """
+        clip = self.clips.get(name)
+        if clip is None:
+            raise ValueError(f"no clip {name!r} in {self.folder}")
+        if start < 0 or count < 1 or start + count > clip.frames:
+            raise ValueError(f"frames {start} to {start + count} of clip {name!r}, which has {clip.frames}")
+        frames = np.empty((count, *self.size, channels), np.uint8)
+        try:
+            with open(clip.shard, "rb", buffering=0) as file:
+                for i, member in enumerate(clip.members[start : start + count].tolist()):
+                    frames[i] = self._decode(_extract(file, member), channels, clip, start + i)
+        except (OSError, EOFError, zlib.error, struct.error) as error:
+            raise _damaged(clip.shard, f"frame {start} of {name!r} and those after it: {error}") from error
+        return frames
+
+    def _decode(self, content: bytes, channels: int, clip: StoredClip, number: int) -> NDArray[np.uint8]:
+        try:
+            with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
+                picture = np.asarray(image.convert("RGB" if channels == 3 else "L"))
+        except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise _damaged(clip.shard, f"frame {number} of {clip.name!r} is no picture: {error}") from error
+        if picture.shape[:2] != self.size:
+            raise DataError(
+                f"frame {number} of {clip.name!r} in {clip.shard} is {picture.shape[0]}x{picture.shape[1]}, "
+                f"and its folder's name says {self.size}; rename the folder or prepare the set again"
+            )
+        return picture if channels == 3 else picture[:, :, None]
+
+
+def _extract(file: Any, member: Sequence[int]) -> bytes:
+    offset, size, crc, method = member
+    # The local header's length is known only once it is read; 64 bytes of extra fields are usual at most.
+    guess = 30 + 256 + 64 + size
+    file.seek(offset)
+    data = file.read(guess)
+    if data[:4] != b"PK\x03\x04":
+        raise EOFError("no frame where the index says")
+    name, extra = struct.unpack_from("<HH", data, 26)
+    begin = 30 + name + extra
+    if begin + size > len(data):
+        data += file.read(begin + size - len(data))
+    content = data[begin : begin + size]
+    if method == zipfile.ZIP_DEFLATED:
+        content = zlib.decompress(content, -15)
+    if zlib.crc32(content) != crc:
+        raise EOFError("checksum differs")
+    return content
+
+
+def _damaged(shard: Path, what: str) -> DataError:
+    return DataError(f"{shard} is damaged ({what}); download or prepare it again")
+
+
+def _index(shard: Path) -> list[StoredClip]:
+    try:
+        with zipfile.ZipFile(shard) as archive:
+            members = {info.filename: info for info in archive.infolist() if not info.is_dir()}
+            listed = json.loads(archive.read(FRAME_PATHS)) if FRAME_PATHS in members else _listing(members)
+    except (zipfile.BadZipFile, OSError, EOFError, zlib.error, ValueError, NotImplementedError) as error:
+        raise _damaged(shard, str(error)) from error
+    if not isinstance(listed, dict):
+        raise _damaged(shard, f"{FRAME_PATHS} holds no clips")
+    clips = []
+    for clip, names in listed.items():
+        rows = [_row(shard, members, clip, str(name)) for name in names]
+        clips.append(StoredClip(clip, shard, np.array(rows, np.int64).reshape(-1, 4)))
+    return clips
+
+
+def _row(shard: Path, members: dict[str, zipfile.ZipInfo], clip: str, name: str) -> tuple[int, int, int, int]:
+    info = members.get(f"{clip}/{name}") or members.get(name)
+    if info is None:
+        raise _damaged(shard, f"{FRAME_PATHS} names {clip}/{name}, which is not there")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise DataError(
+            f"{shard} is compressed in a way that cannot be read frame by frame; store it uncompressed"
+        )
+    return info.header_offset, info.compress_size, info.CRC, info.compress_type
+
+
+def _listing(names: Iterable[str]) -> dict[str, list[str]]:
+    """What ``frame_paths.json`` would say: folders of pictures, in the order of their numbers."""
+    clips: dict[str, list[str]] = {}
+    for name in names:
+        folder, _, file = name.rpartition("/")
+        if file.lower().endswith(PICTURES) and not file.startswith("."):
+            clips.setdefault(folder, []).append(file)
+    return {clip: sorted(files, key=_natural) for clip, files in clips.items()}
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [
+        (int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name, flags=re.ASCII)
+    ]

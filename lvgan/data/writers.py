@@ -1,0 +1,228 @@
+"""What every output of frames has in common, and those that need no encoder: ``.npy``, folders of PNGs."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvgan.errors import ConfigError, MachineError, MediaError
+from lvgan.sizes import Size
+
+Frame = NDArray[np.uint8]
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def machine_error(error: OSError, path: Path) -> MachineError:
+    """One sentence about a file or folder that could not be written."""
+    if error.errno in _FULL:
+        return disk_full(path)
+    reason = error.strerror or str(error)
+    return MachineError(f"{path} could not be written ({reason}); choose another place or mend this one")
+
+
+def disk_full(path: Path) -> MachineError:
+    """One sentence about a disk without room for `path`."""
+    return MachineError(f"the disk is full: {path} could not be written; free some space and run it again")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the operating system says while `path` is written into a :class:`MachineError`."""
+    try:
+        yield
+    except OSError as error:
+        raise machine_error(error, path) from error
+
+
+def sync_and_close(file: BinaryIO) -> None:
+    """Put everything on the disk, so that a rename afterwards never shows a half-written file."""
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+
+
+class VideoWriter(ABC):
+    """Takes frames one by one; the file appears under its name once, complete, or not at all.
+
+    A context manager: leaving it normally finishes the file, leaving it by an exception removes
+    what was written. Memory does not grow with the number of frames.
+
+    Args:
+        path: the finished file or folder; its folder is made if need be.
+        fps: frames a second.
+        size: of the frames; None takes that of the first one.
+
+    Raises:
+        MachineError: the place cannot be written or the disk is full.
+    """
+
+    def __init__(self, path: Path, fps: float, size: Size | None = None) -> None:
+        self.path = path
+        self.fps = fps
+        self.size = size
+        self.frames = 0
+        self.partial = path.with_name(path.name + ".partial")
+        self._open = True
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._start()
+
+    def write(self, frame: Frame) -> None:
+        """Append one frame: uint8, [H, W, 3], or [H, W, 1] or [H, W] shown grey.
+
+        Raises:
+            ValueError: another shape or type, or another size than the first frame's.
+            MachineError: the disk is full.
+            MediaError: the encoder failed.
+        """
+        if not self._open:
+            raise ValueError(f"frame written to {self.path} after it was closed")
+        rgb = _as_rgb(frame)
+        if self.size is None:
+            self.size = Size(*rgb.shape[:2])
+        if rgb.shape[:2] != self.size:
+            raise ValueError(f"frame is {rgb.shape[0]}x{rgb.shape[1]}, expected {self.size}")
+        with writing(self.path):
+            self._append(rgb)
+        self.frames += 1
+
+    def close(self) -> None:
+        """Finish the file and give it its name. Closing twice does nothing."""
+        if not self._open:
+            return
+        try:
+            if not self.frames:
+                raise MediaError(f"{self.path}: no frame was made for it, so there is no file")
+            with writing(self.path):
+                self._finish()
+        except BaseException:
+            self.abort()
+            raise
+        self._open = False
+
+    def abort(self) -> None:
+        """Stop, and remove what was written."""
+        if not self._open:
+            return
+        self._open = False
+        self._discard()
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    @abstractmethod
+    def _start(self) -> None:
+        """Make the partial file, so that an unwritable place is known before any work."""
+
+    @abstractmethod
+    def _append(self, rgb: Frame) -> None: ...
+
+    @abstractmethod
+    def _finish(self) -> None: ...
+
+    @abstractmethod
+    def _discard(self) -> None: ...
+
+
+def _as_rgb(frame: Frame) -> Frame:
+    if frame.dtype != np.uint8:
+        raise ValueError(f"frame must be uint8, found {frame.dtype}")
+    if frame.ndim == 2:
+        frame = frame[:, :, None]
+    if frame.ndim != 3 or frame.shape[2] not in (1, 3) or not frame.size:
+        raise ValueError(f"frame must be [H, W, 3] or [H, W, 1], found {list(frame.shape)}")
+    if frame.shape[2] == 1:
+        frame = np.repeat(frame, 3, axis=2)
+    return np.ascontiguousarray(frame)
+
+
+class NpyWriter(VideoWriter):
+    """``.npy``: uint8 [T, H, W, 3]. The header is written again when T is known."""
+
+    def _start(self) -> None:
+        self._file: BinaryIO = open(self.partial, "wb")  # noqa: SIM115  (closed by _finish or _discard)
+
+    def _append(self, rgb: Frame) -> None:
+        if not self.frames:
+            self._file.write(self._header(0))
+        self._file.write(rgb.data)
+
+    def _finish(self) -> None:
+        self._file.seek(0)
+        self._file.write(self._header(self.frames))
+        sync_and_close(self._file)
+        os.replace(self.partial, self.path)
+
+    def _discard(self) -> None:
+        _close_quietly(self._file)
+        self.partial.unlink(missing_ok=True)
+
+    def _header(self, frames: int) -> bytes:
+        # Version 1.0 of the format: magic, version, length, a literal padded with spaces to 128 bytes.
+        assert self.size is not None
+        shape = (frames, self.size.height, self.size.width, 3)
+        text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}"
+        return b"\x93NUMPY\x01\x00\x76\x00" + text.ljust(117).encode("latin-1") + b"\n"
+
+
+class PngFolderWriter(VideoWriter):
+    """A folder of ``frame_000000.png`` …; a folder of earlier frames under that name is replaced."""
+
+    def _start(self) -> None:
+        check_png_folder(self.path)
+        shutil.rmtree(self.partial, ignore_errors=True)
+        self.partial.mkdir()
+
+    def _append(self, rgb: Frame) -> None:
+        from PIL import Image
+
+        Image.fromarray(rgb).save(self.partial / f"frame_{self.frames:06d}.png", compress_level=3)
+
+    def _finish(self) -> None:
+        old = self.path.with_name(self.path.name + ".old")
+        if self.path.exists():
+            os.replace(self.path, old)
+        os.replace(self.partial, self.path)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _discard(self) -> None:
+        shutil.rmtree(self.partial, ignore_errors=True)
+
+
+def check_png_folder(path: Path) -> None:
+    """Raise :class:`ConfigError` where a folder of frames would replace anything but frames."""
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"{path} is a file, and a folder of PNG frames was asked for; choose another name")
+    others = (p.name for p in path.iterdir() if not _is_frame(p)) if path.exists() else iter(())
+    found = next(others, None)
+    if found is not None:
+        raise ConfigError(f"{path} holds {found!r}, which is no frame; choose a new or an empty folder")
+
+
+def _is_frame(path: Path) -> bool:
+    return path.name.startswith("frame_") and path.suffix == ".png"
+
+
+def _close_quietly(file: BinaryIO) -> None:
+    with contextlib.suppress(OSError):  # a full disk shows once more; the file goes anyway
+        file.close()

@@ -1,0 +1,29 @@
+"""The device to compute on."""
+
+from __future__ import annotations
+
+import torch
+
+from lvgan.errors import ConfigError, MachineError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device called `name`; ``auto`` is the first GPU if there is one.
+
+    Raises:
+        ConfigError: an unknown name.
+        MachineError: this machine has no such device.
+    """
+    kind = name.partition(":")[0]
+    if kind not in DEVICES:
+        raise ConfigError(f"--device {name!r} was given, but one of {', '.join(DEVICES)} was expected")
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(kind)
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise MachineError("--device cuda was asked for, but no CUDA device was found; use --device auto or cpu")
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise MachineError("--device mps was asked for, but this machine has none; use --device auto or cpu")
+    return torch.device(name)

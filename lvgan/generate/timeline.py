@@ -1,0 +1,193 @@
+"""Endless video by frame index (spec 4-streaming).
+
+The timeline is cut into segments (low resolution) and blocks of frames (super-resolution) at fixed
+places. Each is computed on its own, from the same noise and with the same shapes whatever was asked
+for, so a frame is a function of (checkpoints, seed, frame index), and memory does not grow with length.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lvgan.errors import ConfigError
+from lvgan.models.lr_generator import LrGenerator
+from lvgan.models.noise import frame_noise
+from lvgan.models.sr_generator import SrGenerator
+
+FRAME_LIMIT = 2**62
+_SR_STREAM = 0x5352  # keeps the super-resolution latent apart from the frames' noise
+
+
+class Frames(Protocol):
+    """Anything that gives frames by index."""
+
+    def clip(self, start: int, count: int) -> Tensor:
+        """Frames `start` … `start + count - 1` as float ``[C, count, H, W]``, nominally in [-1, 1]."""
+        ...
+
+
+class _Pieces:
+    """Fixed pieces of a timeline, computed when needed; the last few are kept."""
+
+    def __init__(self, length: int, compute: Callable[[int], Tensor], keep: int) -> None:
+        self.length = length
+        self._compute = compute
+        self._keep = keep
+        self._kept: OrderedDict[int, Tensor] = OrderedDict()
+
+    def piece(self, index: int) -> Tensor:
+        if index not in self._kept:
+            self._kept[index] = self._compute(index)
+            if len(self._kept) > self._keep:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(index)
+        return self._kept[index]
+
+    def clip(self, start: int, count: int) -> Tensor:
+        parts = []
+        position, end = start, start + count
+        while position < end:
+            index, offset = divmod(position, self.length)
+            taken = min(self.length - offset, end - position)
+            parts.append(self.piece(index)[:, offset : offset + taken])
+            position += taken
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+class LrVideo:
+    """The endless low-resolution video of one generator and seed.
+
+    Args:
+        generator: on the device to compute on.
+        seed: 0 … 2**64 - 1.
+        segment: frames computed together; rounded up to a multiple of the generator's time scale.
+    """
+
+    def __init__(self, generator: LrGenerator, seed: int, segment: int = 128) -> None:
+        _check_seed(seed)
+        self._generator = generator
+        self._seed = seed
+        scale = generator.time_scale
+        self._pieces = _Pieces(-(-segment // scale) * scale, self._segment, keep=3)
+
+    @torch.inference_mode()
+    def _segment(self, index: int) -> Tensor:
+        length = self._pieces.length
+        before, after = self._generator.noise_margin(length)
+        noise = frame_noise(
+            self._seed, index * length - before, before + length + after, self._generator.noise_channels
+        )
+        device = next(self._generator.parameters()).device
+        return self._generator(noise.to(device)[None], length)[0].cpu()
+
+    def clip(self, start: int, count: int) -> Tensor:
+        """Frames by index: float ``[C, count, H, W]`` on the CPU; `start` may be negative."""
+        check_range(start, count)
+        return self._pieces.clip(start, count)
+
+
+class SrVideo:
+    """The high-resolution video made of low-resolution frames.
+
+    Args:
+        frames: where low-resolution frames come from, also outside 0 … length.
+        generator: on the device to compute on.
+        seed: chooses the one latent of the whole video.
+        truncation: 1 is the network as trained; less pulls towards the mean latent.
+        block: frames computed together; by default 8 where that is cheap, else 1.
+    """
+
+    def __init__(
+        self,
+        frames: Frames,
+        generator: SrGenerator,
+        seed: int,
+        truncation: float = 1.0,
+        block: int | None = None,
+    ) -> None:
+        _check_seed(seed)
+        self._frames = frames
+        self._generator = generator
+        device = next(generator.parameters()).device
+        z = frame_noise(seed ^ _SR_STREAM, 0, 1, generator.z_dim)[:, 0].to(device)
+        with torch.inference_mode():
+            self._w = generator.mapping(z[None], truncation=truncation)
+        self._pieces = _Pieces(block or _default_block(generator), self._block, keep=2)
+
+    @torch.inference_mode()
+    def _block(self, index: int) -> Tensor:
+        context, length = self._generator.context, self._pieces.length
+        low = self._frames.clip(index * length - context, length + 2 * context)
+        return self._generator.synthesis(self._w, low[None].to(self._w.device))[0].cpu()
+
+    def clip(self, start: int, count: int) -> Tensor:
+        """Frames by index: float ``[C, count, H, W]`` on the CPU; `start` may be negative."""
+        check_range(start, count)
+        return self._pieces.clip(start, count)
+
+
+def _default_block(generator: SrGenerator) -> int:
+    # Blocks share the resampling of the conditioning frames; wide networks are not worth the memory.
+    height, width = generator.size
+    channels = generator.schedule[-2].out_channels  # where the picture is largest
+    return 8 if height * width * channels <= 256 * 256 * 16 else 1
+
+
+def iterate(frames: Frames, start: int, count: int, step: int = 1) -> Iterator[Tensor]:
+    """Frames one after the other, each float ``[C, H, W]``."""
+    for index in range(start, start + count, step):
+        yield frames.clip(index, 1)[:, 0]
+
+
+class HeldEnds:
+    """A finite sequence of frames read in order, its first and last frame held beyond the ends.
+
+    Only frames near the position of reading are kept; reading goes forwards.
+    """
+
+    def __init__(self, source: Iterator[Tensor], keep: int = 128) -> None:
+        self._source = source
+        self._keep = keep
+        self._window: OrderedDict[int, Tensor] = OrderedDict()
+        self._next = 0
+        self.length: int | None = None  # known once the end was reached
+
+    def _read_to(self, index: int) -> None:
+        while self.length is None and self._next <= index:
+            frame = next(self._source, None)
+            if frame is None:
+                self.length = self._next
+                return
+            self._window[self._next] = frame
+            self._next += 1
+            if len(self._window) > self._keep:
+                self._window.popitem(last=False)
+
+    def has(self, index: int) -> bool:
+        """Whether frame `index` exists."""
+        self._read_to(index)
+        return self.length is None or index < self.length
+
+    def clip(self, start: int, count: int) -> Tensor:
+        """Frames by index: ``[C, count, H, W]``; beyond the ends the nearest frame."""
+        self._read_to(start + count - 1)
+        last = (self.length or self._next) - 1
+        return torch.stack([self._window[min(max(i, 0), last)] for i in range(start, start + count)], 1)
+
+
+def check_range(start: int, count: int) -> None:
+    """Refuse (ConfigError) a stretch of frames that does not exist."""
+    if count < 1:
+        raise ConfigError(f"{count} frames were asked for, but at least 1 is needed")
+    if not -FRAME_LIMIT <= start <= FRAME_LIMIT - count:
+        raise ConfigError(f"frame {start} was asked for, but frames from -2^62 to 2^62 exist; choose one of those")
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**64:
+        raise ConfigError(f"seed {seed} was given, but 0 to 2^64 - 1 was expected")

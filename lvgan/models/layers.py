@@ -1,0 +1,216 @@
+"""Layers that several networks share: equalised layers, normalisation, the magnitude EMA.
+
+Every weight is stored at unit variance (divided by the layer's learning-rate multiplier) and
+scaled when it is used, so that Adam's step has the same relative size in every layer
+(equalised learning rate).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lvgan.ops import bias_act
+
+
+def normalize_rms(x: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    """Divide `x` by its root mean square over `dim`; same shape."""
+    return x * (x.square().mean(dim, keepdim=True) + eps).rsqrt()
+
+
+class FullyConnected(nn.Module):
+    """Equalised fully connected layer over the last axis: ``[..., in] -> [..., out]``.
+
+    `activation` is an activation of :func:`lvgan.ops.bias_act` (with its own gain);
+    `lr_multiplier` slows the layer's learning by that factor.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        activation: str = "linear",
+        lr_multiplier: float = 1.0,
+        bias_init: float = 0.0,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_features, in_features) / lr_multiplier)
+        self.bias = nn.Parameter(torch.full((out_features,), bias_init / lr_multiplier)) if bias else None
+        self.activation = activation
+        self.weight_gain = lr_multiplier / math.sqrt(in_features)
+        self.bias_gain = lr_multiplier
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.linear(x, (self.weight * self.weight_gain).to(x.dtype))
+        bias = None if self.bias is None else (self.bias * self.bias_gain).to(y.dtype)
+        return bias_act(y, bias, dim=-1, activation=self.activation)
+
+
+class MagnitudeEMA(nn.Module):
+    """Running mean of x², and the gain that brings x to unit mean square.
+
+    ``forward(x, update)`` returns ``x * rsqrt(mean_square)`` in float32 arithmetic; with
+    `update` the mean is moved first: ``m <- decay * m + (1 - decay) * mean(x²)``. Training
+    updates it in the discriminator's phase only.
+    """
+
+    mean_square: Tensor
+
+    def __init__(self, decay: float = 0.999) -> None:
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("mean_square", torch.ones([]))
+
+    def gain(self, x: Tensor, update: bool = False) -> Tensor:
+        """The scalar gain for `x` (float32)."""
+        if update:
+            with torch.no_grad():
+                self.mean_square.lerp_(x.detach().float().square().mean(), 1 - self.decay)
+        return self.mean_square.rsqrt()
+
+    def forward(self, x: Tensor, update: bool = False) -> Tensor:
+        return x * self.gain(x, update).to(x.dtype)
+
+
+# Convolutions
+
+
+def convolve(x: Tensor, weight: Tensor) -> Tensor:
+    """Correlation with zero padding that keeps the size, in 1, 2 or 3 dimensions (odd kernels)."""
+    conv = (F.conv1d, F.conv2d, F.conv3d)[weight.ndim - 3]
+    return conv(x, weight.to(x.dtype), padding=[size // 2 for size in weight.shape[2:]])
+
+
+class Convolution(nn.Module):
+    """Equalised convolution, bias and activation in 1, 2 or 3 dimensions, as long as `kernel`.
+
+    ``[N, in, ...] -> [N, out, ...]``; `resample` acts between convolution and bias, `gain` scales
+    the result before it is clamped to ±`clamp`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: Sequence[int],
+        *,
+        bias: bool = True,
+        activation: Literal["linear", "lrelu"] = "linear",
+        clamp: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels, *kernel))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.activation = activation
+        self.clamp = clamp
+        self.weight_gain = 1 / math.sqrt(in_channels * math.prod(kernel))
+
+    def forward(
+        self, x: Tensor, *, resample: Callable[[Tensor], Tensor] | None = None, gain: float = 1.0
+    ) -> Tensor:
+        y = convolve(x, self.weight * self.weight_gain)
+        if resample is not None:
+            y = resample(y)
+        if self.activation == "lrelu":
+            gain *= math.sqrt(2)
+        bias = None if self.bias is None else self.bias.to(y.dtype)
+        return bias_act(y, bias, activation=self.activation, gain=gain, clamp=self.clamp)
+
+
+def modulated_conv3d(
+    x: Tensor,  # [N, C_in, T, H, W]
+    weight: Tensor,  # [C_out, C_in, kt, kh, kw]
+    style: Tensor,  # [N, T, C_in]
+    *,
+    demodulate: bool = True,
+    input_gain: Tensor | float = 1.0,
+    output_gain: float = 1.0,
+    add: Tensor | None = None,  # [N, C_out, T, H, W]
+) -> Tensor:
+    """Convolution whose input channels are scaled by a style of each frame: ``[N, C_out, T, H, W]``.
+
+    The weights are shared by all frames: the input is multiplied by the style, and `demodulate`
+    multiplies the output by ``rsqrt(sum(weight² style²) + 1e-8)`` of its own frame (spec A6).
+    `input_gain` scales the input and is not demodulated; the result times `output_gain` is added
+    to `add`.
+    """
+    if demodulate:
+        # Scales that cancel; without them half precision overflows. Hence no gradient either.
+        weight = weight / weight.detach().abs().amax((1, 2, 3, 4), keepdim=True)
+        style = style / style.detach().abs().amax((1, 2), keepdim=True)
+    y = convolve(x * _per_frame(style * input_gain, x.dtype), weight)
+    if demodulate:
+        energy = F.linear(style.square(), weight.square().sum((2, 3, 4)))
+        scale = _per_frame((energy + 1e-8).rsqrt() * output_gain, y.dtype)
+    else:
+        scale = torch.full([], output_gain, dtype=y.dtype, device=y.device)
+    return y * scale if add is None else torch.addcmul(add, y, scale)
+
+
+def _per_frame(scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """``[N, T, C] -> [N, C, T, 1, 1]``."""
+    return scale.to(dtype).transpose(1, 2)[..., None, None]
+
+
+# Resampling by 2; what lies outside is zero
+
+
+def upsampling_matrix(size: int, out_size: int) -> Tensor:
+    """Linear interpolation to twice the rate, centre-cropped: ``[out_size, size]``."""
+    position = torch.arange(out_size) + (2 * size - out_size) // 2
+    distance = (position[:, None] + 0.5) / 2 - (torch.arange(size) + 0.5)
+    return (1 - distance.abs()).clamp_min(0)
+
+
+def downsampling_matrix(size: int) -> Tensor:
+    """The filter [1, 3, 3, 1] / 8 and every second sample: ``[ceil(size / 2), size]``."""
+    even = size + size % 2
+    return upsampling_matrix(even // 2, even).T[:, :size] / 2
+
+
+def resample_space(x: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
+    """Apply a matrix to the rows and one to the columns of ``[..., H, W]``.
+
+    At these sizes two dense products are faster than filtering, in both directions, and they have
+    exact gradients of every order.
+    """
+    return torch.matmul(vertical.to(x.dtype), torch.matmul(x, horizontal.to(x.dtype).T))
+
+
+def upsample_time(x: Tensor, frames: int | None = None) -> Tensor:
+    """Linear interpolation to twice the frame rate, centre-cropped: ``[N, C, frames, ...]``."""
+    total = x.shape[2]
+    frames = 2 * total if frames is None else frames
+    start = (2 * total - frames) // 2
+    # Only what the crop needs: input frames first ... first + count - 1 and a neighbour on each side.
+    first, count = start // 2, (start + frames + 1) // 2 - start // 2
+    padded = _pad_time(x, 1 - first, first + count + 1 - total)
+    centre = padded.narrow(2, 1, count)
+    even = torch.lerp(centre, padded.narrow(2, 0, count), 0.25)
+    odd = torch.lerp(centre, padded.narrow(2, 2, count), 0.25)
+    return torch.stack([even, odd], 3).flatten(2, 3).narrow(2, start % 2, frames)
+
+
+def downsample_time(x: Tensor) -> Tensor:
+    """The filter [1, 3, 3, 1] / 8 over frames, and every second one: ``[N, C, ceil(T / 2), ...]``."""
+    padded = _pad_time(x, 1, 1 + x.shape[2] % 2)
+    count = padded.shape[2] // 2 - 1
+    taps = [padded[:, :, i : i + 2 * count : 2] for i in range(4)]
+    return (taps[0] + taps[3]) * 0.125 + (taps[1] + taps[2]) * 0.375
+
+
+def crop_time(x: Tensor, frames: int) -> Tensor:
+    """The middle `frames` of ``[N, C, T, ...]``."""
+    return x.narrow(2, (x.shape[2] - frames) // 2, frames)
+
+
+def _pad_time(x: Tensor, before: int, after: int) -> Tensor:
+    """Zero frames at both ends of ``[N, C, T, ...]``; negative numbers crop."""
+    return F.pad(x, [0, 0] * (x.ndim - 3) + [before, after])

@@ -1,0 +1,1 @@
+"""The presets, as YAML files: paper, small, tiny."""

@@ -1,0 +1,97 @@
+"""What is special about training the low-resolution networks (spec 2-training, left column)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lvgan import config as cfg
+from lvgan.augment.diffaug import apply_diff_augment, draw_diff_augment
+from lvgan.augment.time_stretch import apply_time_stretch, draw_time_stretch
+from lvgan.data.dataset import Batches, ClipDataset, lr_batches
+from lvgan.generate.timeline import LrVideo
+from lvgan.models import build
+from lvgan.models.lr_generator import LrGenerator
+from lvgan.pixels import from_bytes
+from lvgan.training.loop import Phase, Sample
+from lvgan.training.preview import write_clip_preview
+
+
+class LrTask:
+    """Clips of `frames` frames; a sample is ``(video [N, C, T, H, W],)``."""
+
+    def __init__(self, config: cfg.LrConfig, dataset: ClipDataset, device: torch.device) -> None:
+        self.config = config
+        self.device = device
+        torch.manual_seed(config.training.seed)  # of the initial weights
+        self.generator: LrGenerator = build.lr_generator(config).to(device)
+        self.discriminator = build.lr_discriminator(config).to(device)
+        self._dataset = dataset
+        self._batches: Batches = lr_batches(
+            dataset,
+            batch=config.training.batch,
+            frames=config.data.frames,
+            seed=config.training.seed,
+            flip=config.data.flip,
+        )
+
+    def real(self, step: int) -> Sample:
+        """(see :class:`lvgan.training.loop.Task`)"""
+        (clip,) = self._batches.get(step)
+        return (from_bytes(clip.to(self.device)),)
+
+    def fake(self, real: Sample, phase: Phase, update_ema: bool) -> Sample:
+        """Clips cut at a random place from longer ones, so that the time grid cannot be learnt."""
+        frames, grid = self.config.data.frames, self.generator.time_scale
+        before, after = self.generator.noise_margin(frames + grid)
+        shape = (self.generator.noise_channels, before + frames + grid + after)
+        noises, starts = [], []
+        for generator in phase.generators():
+            noises.append(torch.randn(shape, generator=generator))
+            starts.append(int(torch.randint(grid + 1, (), generator=generator)))
+        noise = torch.stack(noises).to(self.device)
+        video = self.generator(noise, frames + grid, update_ema=update_ema)
+        return (torch.stack([v[:, s : s + frames] for v, s in zip(video, starts, strict=True)]),)
+
+    def judge(self, sample: Sample, phase: Phase) -> Tensor:
+        """DiffAugment, then time stretching, then the discriminator."""
+        (video,) = sample
+        settings, batch = self.config.training, self.config.training.batch
+        generator = phase.generator()
+        if settings.diffaug:
+            height, width = video.shape[-2:]
+            draws = draw_diff_augment(batch, height, width, generator, settings.diffaug)
+            video = apply_diff_augment(video, phase.cut(draws))
+        if settings.time_stretch > 0:
+            stretch = phase.cut(draw_time_stretch(batch, video.shape[2], generator, settings.time_stretch))
+            video = apply_time_stretch(video, stretch)
+        return self.discriminator(video)
+
+    def adapt(self, step: int, real_logits: Tensor) -> dict[str, float]:
+        """Nothing adapts here."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """Nothing adapts here."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Nothing adapts here."""
+
+    def data_record(self) -> dict[str, Any]:
+        """Sizes and fingerprint of the data."""
+        return {"lr": str(self.config.data.lr), "hr": str(self.config.data.hr), "fingerprint": self._dataset.fingerprint}
+
+    def close(self) -> None:
+        """Stop loading data."""
+        self._batches.close()
+
+    def preview(self, generator: nn.Module, folder: Path, step: int) -> None:
+        """Six clips of the average generator, always of the same seeds."""
+        assert isinstance(generator, LrGenerator)
+        frames = self.config.data.frames
+        videos = [LrVideo(generator, seed, segment=frames).clip(0, frames) for seed in range(6)]
+        write_clip_preview(torch.stack(videos), folder, f"step-{step:06d}")

@@ -1,0 +1,166 @@
+"""Runs: ``runs/NAME/`` with ``config.yaml``, ``log.jsonl``, ``samples/`` and ``checkpoints/``."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lvgan import config as cfg
+from lvgan.errors import ConfigError, DataError, MachineError
+from lvgan.checkpoint import checkpoints_in
+
+RUNS = Path("runs")
+_STEP_IN_NAME = re.compile(r"-step-(\d+)\.pt$")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder."""
+
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def config_file(self) -> Path:
+        return self.folder / "config.yaml"
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def sample_folder(self) -> Path:
+        return self.folder / "samples"
+
+    def newest_checkpoint(self) -> Path | None:
+        """The checkpoint of the highest step, if there is one."""
+        found = checkpoints_in(self.checkpoint_folder)
+        return found[-1] if found else None
+
+    @property
+    def step(self) -> int:
+        """The step of the newest checkpoint; 0 without one."""
+        newest = self.newest_checkpoint()
+        match = _STEP_IN_NAME.search(newest.name) if newest else None
+        return int(match[1]) if match else 0
+
+    def config(self) -> cfg.Config:
+        """The stored configuration."""
+        values = cfg._load_yaml(_read(self.config_file), str(self.config_file))
+        stage = values.get("stage")
+        if stage not in cfg.STAGES:
+            raise DataError(f"{self.config_file} has no 'stage: lr' or 'stage: sr'; it is no run's configuration")
+        return cfg.build(stage, values)
+
+    def create(self, config: cfg.Config) -> None:
+        """Make the folder and store (or renew) the configuration."""
+        try:
+            self.checkpoint_folder.mkdir(parents=True, exist_ok=True)
+            self.sample_folder.mkdir(exist_ok=True)
+            partial = self.config_file.with_suffix(".partial")
+            partial.write_text(cfg.to_yaml(config), encoding="utf-8")
+            os.replace(partial, self.config_file)
+        except OSError as error:
+            raise MachineError(
+                f"cannot write the run folder {self.folder} ({error.strerror}); run from a folder that you may write to"
+            ) from error
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({error.strerror}); name a run folder written by lvgan") from error
+
+
+def all_runs(root: Path = RUNS, stage: str | None = None) -> list[Run]:
+    """The runs under `root`, newest first; only those of `stage`, if given."""
+    runs = [Run(path.parent) for path in root.glob("*/config.yaml")]
+    if stage is not None:
+        runs = [run for run in runs if re.search(rf"^stage: {stage}\s*$", _read(run.config_file), re.M)]
+    return sorted(runs, key=_age, reverse=True)
+
+
+def _age(run: Run) -> tuple[float, str]:
+    newest = run.newest_checkpoint()
+    return (newest or run.config_file).stat().st_mtime, run.name
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a training command will do: in which run, with which settings, and why."""
+
+    run: Run
+    config: cfg.Config
+    message: str
+    finished: bool = False
+
+
+def choose_run(
+    stage: str,
+    request: Callable[[cfg.Config | None], cfg.Config],
+    *,
+    name: str | None = None,
+    new: bool = False,
+    root: Path = RUNS,
+) -> Choice:
+    """Decide between going on with a run and starting one.
+
+    Args:
+        request: gives the settings that the user asks for; called with a run's stored settings (they
+            apply where the user named neither preset nor file) or with None for a fresh run.
+        name: of the run, instead of ``lr-0001`` and so on.
+        new: never go on with a run.
+
+    Raises:
+        ConfigError: the named run exists with other settings.
+    """
+    if name is not None:
+        if not re.fullmatch(r"[\w][\w.\-]*", name):
+            raise ConfigError(f"--run {name!r} was given, but letters, digits, '.', '-' and '_' were expected; rename it")
+        run = Run(root / name)
+        if not run.config_file.exists():
+            return Choice(run, request(None), f"starting {run.folder}")
+        if new:
+            raise ConfigError(f"{run.folder} exists, but --new asks for another run; give another --run name")
+        stored = run.config()
+        if stored.stage != stage:
+            raise ConfigError(f"{run.folder} is a '{stored.stage}' run, but '{stage}' was asked for; give another --run name")
+        wanted = request(stored)
+        changed = cfg.differences(stored, wanted)
+        if changed:
+            key, (old, now) = next(iter(changed.items()))
+            raise ConfigError(
+                f"{run.folder} was started with {key} = {old}, but now {now} is asked for; "
+                "give another --run name, or leave the setting out to go on"
+            )
+        return _go_on(run, wanted)
+
+    notes = ""
+    for run in [] if new else all_runs(root, stage):
+        stored = run.config()
+        wanted = request(stored)
+        if stored.data.path != wanted.data.path:
+            continue
+        changed = cfg.differences(stored, wanted)
+        if not changed:
+            return _go_on(run, wanted)
+        if not notes:
+            notes = f" ({run.folder} differs in {', '.join(list(changed)[:3])})"
+    number = 1 + max((int(p.name[3:]) for p in root.glob(f"{stage}-*") if p.name[3:].isdigit()), default=0)
+    run = Run(root / f"{stage}-{number:04d}")
+    return Choice(run, request(None), f"starting {run.folder}{notes}")
+
+
+def _go_on(run: Run, config: cfg.Config) -> Choice:
+    if run.step >= config.training.steps and run.newest_checkpoint() is not None:
+        message = f"{run.folder} is complete at step {run.step}; --steps N trains it further, --new starts another"
+        return Choice(run, config, message, finished=True)
+    what = f"resuming {run.folder} at step {run.step}" if run.newest_checkpoint() else f"starting {run.folder}"
+    return Choice(run, config, what)

@@ -1,0 +1,111 @@
+"""From a request (data, preset, settings) to a trained run: what ``train-lr`` and ``train-sr`` do."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from lvgan import config as cfg
+from lvgan.data.dataset import ClipDataset
+from lvgan.device import pick_device
+from lvgan.errors import ConfigError
+from lvgan.training.loop import train
+from lvgan.training.lr import LrTask
+from lvgan.training.runs import RUNS, Run, choose_run
+from lvgan.training.sr import SrTask
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks for.
+
+    `preset` and `config_file` give the base (the paper's preset where neither is named), `overrides` and
+    `flags` (nested plain values) are put on top, in this order.
+    """
+
+    stage: str
+    data: Path
+    preset: str | None = None
+    config_file: Path | None = None
+    overrides: Sequence[str] = ()
+    flags: Mapping[str, Any] = field(default_factory=dict)
+
+    def resolve(self, stored: cfg.Config | None) -> cfg.Config:
+        """The configuration for a run; a stored one is the base where no other was named."""
+        if stored is not None and self.preset is None and self.config_file is None:
+            values = cfg.to_dict(stored)
+            values["data"] |= {"lr": None, "hr": None} if stored.data.path != self._path else {}
+        else:
+            values = cfg.load_preset(self.preset or "paper", self.stage)
+            if self.config_file is not None:
+                values = cfg.merge(values, cfg.load_file(self.config_file, self.stage))
+        for override in self.overrides:
+            values = cfg.merge(values, cfg.parse_override(override))
+        values = cfg.merge(values, self.flags)
+        values = cfg.merge(values, {"data": {"path": self._path}})
+        config = cfg.build(self.stage, values)
+        return _with_sizes(config)
+
+    @property
+    def _path(self) -> str:
+        return str(self.data.resolve())
+
+
+def _with_sizes(config: cfg.Config) -> cfg.Config:
+    """The configuration with the sizes that the data holds, where none were named."""
+    dataset = ClipDataset(Path(config.data.path), lr=config.data.lr, hr=config.data.hr)
+    data = replace(config.data, lr=dataset.lr, hr=dataset.hr)
+    return replace(config, data=data)  # type: ignore[arg-type]
+
+
+def train_stage(
+    request: Request,
+    *,
+    run_name: str | None = None,
+    new: bool = False,
+    root: Path = RUNS,
+    device: str = "auto",
+    say: Callable[[str], None] = print,
+    progress: bool = True,
+) -> Run:
+    """Train, or go on with training, and return the run.
+
+    Raises:
+        LvganError: for anything that the user can mend.
+        Stopped: a signal asked to stop; a checkpoint was written.
+    """
+    target = pick_device(device)
+    choice = choose_run(request.stage, request.resolve, name=run_name, new=new, root=root)
+    config, run = choice.config, choice.run
+    say(choice.message)
+    if choice.finished:
+        return run
+    micro, batch = config.training.micro_batch, config.training.batch
+    if micro and batch % micro:
+        legal = max(m for m in range(1, micro + 1) if batch % m == 0)
+        raise ConfigError(f"training.micro_batch is {micro}, which does not divide the batch of {batch}; use {legal}")
+    dataset = _dataset(config)
+    say(f"{dataset.kept_message}; training on {target}")
+    task: LrTask | SrTask
+    task = LrTask(config, dataset, target) if isinstance(config, cfg.LrConfig) else SrTask(config, dataset, target)
+    with contextlib.closing(task):
+        train(task, run, progress=progress)
+    say(f"{run.folder} is complete at step {run.step}; previews are in {run.sample_folder}")
+    return run
+
+
+def _dataset(config: cfg.Config) -> ClipDataset:
+    """The data of a configuration: only clips that are long enough."""
+    needed = config.data.frames
+    if isinstance(config, cfg.SrConfig):
+        needed += 2 * config.data.context
+    return ClipDataset(
+        Path(config.data.path),
+        lr=config.data.lr,
+        hr=config.data.hr,
+        min_frames=needed,
+        channels=config.data.channels,
+    )

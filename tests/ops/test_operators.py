@@ -1,0 +1,176 @@
+"""Every operator over its sample inputs: values, first and second gradients, registration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lvgan import ops
+from tests.helpers import assert_close_to_max
+from tests.ops import oracles
+from tests.ops.samples import Sample, bias_act_samples, filtered_lrelu_samples, upfirdn2d_samples
+
+SAMPLES = {
+    "upfirdn2d": upfirdn2d_samples(),
+    "bias_act": bias_act_samples(),
+    "filtered_lrelu": filtered_lrelu_samples(),
+}
+CASES = [pytest.param(op, s, id=f"{op}-{s}") for op, samples in SAMPLES.items() for s in samples]
+
+all_samples = pytest.mark.parametrize(("op", "sample"), CASES)
+
+
+@all_samples
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_values_are_those_of_scipy(op: str, sample: Sample, dtype: torch.dtype) -> None:
+    y = getattr(ops, op)(sample.x.to(dtype), **sample.arguments(dtype))
+    expected = getattr(oracles, op)(sample.x, **sample.arguments())
+    assert y.dtype == dtype
+    assert y.shape == expected.shape
+    if y.numel():
+        assert_close_to_max(y, expected, 1e-12 if dtype == torch.float64 else 2e-6)
+
+
+@all_samples
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precisions_lose_only_their_rounding(op: str, sample: Sample, dtype: torch.dtype) -> None:
+    x, arguments = sample.x.to(dtype), sample.arguments()
+    if "b" in arguments and arguments["b"] is not None:
+        arguments["b"] = arguments["b"].to(dtype)
+    y = getattr(ops, op)(x, **arguments)
+    expected = getattr(oracles, op)(x, **arguments)
+    assert y.dtype == dtype
+    if y.numel():
+        # The result is rounded once; the taps were rounded to float32.
+        torch.testing.assert_close(y.double(), expected, rtol=torch.finfo(dtype).eps, atol=1e-6)
+
+
+def _differentiable(op: str, sample: Sample) -> tuple[Callable[..., Tensor], tuple[Tensor, ...]]:
+    """The operator as a function of the tensors that have a gradient."""
+    arguments = sample.arguments()
+    b = arguments.pop("b", None)
+    inputs = [sample.x.clone().requires_grad_()]
+    if b is not None:
+        inputs.append(b.clone().requires_grad_())
+
+    def call(x: Tensor, b: Tensor | None = None) -> Tensor:
+        bias = {} if b is None else {"b": b}
+        return getattr(ops, op)(x, **arguments, **bias)
+
+    return call, tuple(inputs)
+
+
+@all_samples
+def test_gradients_are_those_of_finite_differences(op: str, sample: Sample) -> None:
+    call, inputs = _differentiable(op, sample)
+    assert torch.autograd.gradcheck(call, inputs, fast_mode=True)
+    assert torch.autograd.gradgradcheck(call, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("sample", bias_act_samples()[:9], ids=str)
+def test_third_gradient_of_an_activation(sample: Sample) -> None:
+    call, (x, b) = _differentiable("bias_act", sample)
+
+    def slope(x: Tensor, b: Tensor) -> Tensor:
+        (dx,) = torch.autograd.grad(call(x, b).square().sum(), x, create_graph=True)
+        return dx
+
+    assert torch.autograd.gradgradcheck(slope, (x, b), fast_mode=True)
+
+
+@all_samples
+def test_layout_of_the_input_does_not_matter(op: str, sample: Sample) -> None:
+    call, inputs = _differentiable(op, sample)
+    y = call(*inputs)
+    dy = torch.linspace(-1, 1, max(y.numel(), 1), dtype=y.dtype)[: y.numel()].reshape(y.shape)
+    gradients = torch.autograd.grad(y, inputs, dy)
+    turned = dy.transpose(0, -1).contiguous().transpose(0, -1)
+    last = inputs[0].detach().transpose(0, -1).contiguous().transpose(0, -1).requires_grad_()
+    y2 = call(last, *inputs[1:])
+    gradients2 = torch.autograd.grad(y2, (last, *inputs[1:]), turned)
+    torch.testing.assert_close(y2, y)
+    torch.testing.assert_close(gradients2, gradients)
+
+
+def _recorded(monkeypatch: pytest.MonkeyPatch, op: str, sample: Sample) -> list[tuple[Any, tuple[Any, ...]]]:
+    """The operator calls that forward, backward and second backward make."""
+    calls: list[tuple[Any, tuple[Any, ...]]] = []
+
+    class Record(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func.namespace == "lvgan":
+                calls.append((func, args))
+            return func(*args, **(kwargs or {}))
+
+    call, inputs = _differentiable(op, sample)
+    with Record():
+        y = call(*inputs)
+        grads = torch.autograd.grad(y.sum(), inputs, create_graph=True, allow_unused=True)
+        total = sum(g.square().sum() for g in grads)
+        if total.requires_grad:
+            torch.autograd.grad(total, inputs, allow_unused=True)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("op", "sample"),
+    [
+        pytest.param(op, s, id=f"{op}-{s}")
+        for op, samples in SAMPLES.items()
+        for s in samples
+        if s.name
+        in ("up2-even", "full-up-down", "strided", "strided-curved", "clamp", "lrelu", "swish-clamp", "empty")
+    ],
+)
+def test_registration_of_every_operator_called(
+    monkeypatch: pytest.MonkeyPatch, op: str, sample: Sample
+) -> None:
+    calls = _recorded(monkeypatch, op, sample)
+    assert calls
+    for func, args in calls:
+        fresh = [
+            a.detach().clone().requires_grad_(a.is_floating_point() and a.ndim > 2)
+            if isinstance(a, Tensor)
+            else a
+            for a in args
+        ]
+        torch.library.opcheck(func, fresh)
+
+
+@pytest.mark.parametrize(
+    ("op", "name", "sample"),
+    [
+        ("upfirdn2d", "upfirdn2d", upfirdn2d_samples()[4]),
+        ("bias_act", "bias_act", bias_act_samples()[-4]),
+        ("bias_act", "bias_act_backward", bias_act_samples()[-4]),
+        ("bias_act", "bias_act_backward", bias_act_samples()[2]),
+        ("filtered_lrelu", "filtered_lrelu", filtered_lrelu_samples()[3]),
+        ("filtered_lrelu", "filtered_mask", filtered_lrelu_samples()[3]),
+    ],
+)
+def test_a_kernel_for_one_device_takes_the_place_of_the_reference(op: str, name: str, sample: Sample) -> None:
+    """As a compiled library does it: same name, and every gradient still right."""
+    import importlib
+
+    reference = getattr(importlib.import_module(f"lvgan.ops.{op}"), f"{name}_reference")
+    calls = 0
+
+    def kernel(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        detached = [a.detach().numpy() if isinstance(a, Tensor) else a for a in args]  # opaque to autograd
+        return reference(*[torch.from_numpy(a) if hasattr(a, "dtype") else a for a in detached])
+
+    call, inputs = _differentiable(op, sample)
+    with torch.library._scoped_library("lvgan", "IMPL") as library:
+        library.impl(name, kernel, "CPU")
+        assert torch.autograd.gradcheck(call, inputs, fast_mode=True)
+        assert torch.autograd.gradgradcheck(call, inputs, fast_mode=True)
+    assert calls
+    before = calls
+    call(*inputs)
+    assert calls == before

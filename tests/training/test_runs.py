@@ -1,0 +1,79 @@
+"""Which run a command goes on with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lvgan import checkpoint as ckpt
+from lvgan import config as cfg
+from lvgan.errors import ConfigError
+from lvgan.training.runs import Run, all_runs, choose_run
+
+
+def _start(root: Path, name: str, step: int, **values: object) -> Run:
+    run = Run(root / name)
+    config = _config(**values)
+    run.create(config)
+    if step:
+        checkpoint = ckpt.new_checkpoint(config.stage, step=step)
+        ckpt.save(run.checkpoint_folder / f"{config.stage}-step-{step:06d}.pt", checkpoint)
+    return run
+
+
+def _config(path: str = "/data", **training: object) -> cfg.Config:
+    return cfg.build("lr", {"data": {"path": path}, "training": {"steps": 10, **training}})
+
+
+def _request(config: cfg.Config):
+    return lambda stored: config
+
+
+def test_names_count_up(tmp_path) -> None:
+    first = choose_run("lr", _request(_config()), root=tmp_path)
+    assert (first.run.name, first.message) == ("lr-0001", f"starting {tmp_path / 'lr-0001'}")
+    _start(tmp_path, "lr-0007", 3, path="/elsewhere")
+    assert choose_run("lr", _request(_config()), root=tmp_path).run.name == "lr-0008"
+
+
+def test_the_newest_unfinished_run_on_the_same_data_goes_on(tmp_path) -> None:
+    _start(tmp_path, "lr-0001", 4)
+    choice = choose_run("lr", _request(_config()), root=tmp_path)
+    assert choice.run.name == "lr-0001"
+    assert "resuming" in choice.message
+    assert "step 4" in choice.message
+    assert choose_run("lr", _request(_config()), new=True, root=tmp_path).run.name == "lr-0002"
+    other = choose_run("lr", _request(_config(seed=5)), root=tmp_path)
+    assert other.run.name == "lr-0002"
+    assert "training.seed" in other.message
+
+
+def test_a_complete_run_is_said_to_be_so_and_goes_on_with_more_steps(tmp_path) -> None:
+    _start(tmp_path, "lr-0001", 10)
+    assert choose_run("lr", _request(_config()), root=tmp_path).finished
+    more = choose_run("lr", _request(_config(steps=20)), root=tmp_path)
+    assert not more.finished
+    assert "resuming" in more.message
+
+
+def test_a_named_run(tmp_path) -> None:
+    assert choose_run("lr", _request(_config()), name="mine", root=tmp_path).run.folder == tmp_path / "mine"
+    _start(tmp_path, "mine", 4)
+    assert "resuming" in choose_run("lr", _request(_config()), name="mine", root=tmp_path).message
+    with pytest.raises(ConfigError, match="batch = 64, but now 3"):
+        choose_run("lr", _request(_config(batch=3)), name="mine", root=tmp_path)
+    with pytest.raises(ConfigError, match="--new"):
+        choose_run("lr", _request(_config()), name="mine", new=True, root=tmp_path)
+    with pytest.raises(ConfigError, match="'lr' run"):
+        choose_run("sr", _request(_config()), name="mine", root=tmp_path)
+    with pytest.raises(ConfigError, match="letters"):
+        choose_run("lr", _request(_config()), name="../up", root=tmp_path)
+
+
+def test_runs_of_a_stage(tmp_path) -> None:
+    _start(tmp_path, "lr-0001", 1)
+    run = Run(tmp_path / "sr-0001")
+    run.create(cfg.build("sr", {}))
+    assert [r.name for r in all_runs(tmp_path, "sr")] == ["sr-0001"]
+    assert {r.name for r in all_runs(tmp_path)} == {"lr-0001", "sr-0001"}
