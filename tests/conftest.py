@@ -13,6 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
+pytest_plugins = ["tests.clips"]  # the fixture `real_clips`
+
 GOLDEN = Path(os.environ.get("LVGAN_GOLDEN") or Path(__file__).parents[2] / "shared" / "golden")
 
 

@@ -103,8 +103,8 @@ def summary(manifest: Manifest, out: Path) -> str:
     short = int(totals["shorter_than_128_frames"])
     if short:
         lines.append(
-            f"{short} of {_count(int(totals['clips']), 'clip')} shorter than 128 frames, the paper's training "
-            "length: low-resolution training leaves them out unless data.frames is set lower"
+            f"{short} of {_count(int(totals['clips']), 'clip')} shorter than 128 frames, the paper's length: "
+            "low-resolution training leaves them out unless data.frames is set lower"
         )
     lines.append(f"next: lvgan train-lr {shlex.quote(str(out))}")
     return "\n".join(lines)

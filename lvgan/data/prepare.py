@@ -32,7 +32,7 @@ from lvgan.data.writers import writing
 from lvgan.errors import ConfigError, DataError, MediaError
 from lvgan.sizes import LARGEST_SIDE, Size
 
-SHARD_FRAMES = 3000  # sources are gathered into a shard until it holds about so many frames
+SHARD_FRAMES = 1000  # sources are gathered into a shard until it holds about so many frames
 _FORMAT = 1  # counted up when the same footage and settings give other bytes
 
 Progress = Callable[[str, int, int], None]  # "files" or "frames"; done; expected (frames: an estimate)

@@ -244,6 +244,7 @@ class SrGenerator(nn.Module):
         size, condition = (0, 0), frames
         for spec, layer in zip(self.schedule, self.layers, strict=True):
             resampler = self.resamplers[_scale_name(spec)]
+            assert isinstance(resampler, FrameResampler)
             if _scale_name(spec) != scale:
                 scale, size = _scale_name(spec), (0, 0)
                 region = resampler(frames)

@@ -62,7 +62,11 @@ def test_rates_become_constant(tmp_path: Path, fps: str) -> None:
 
 def test_variable_rate(tmp_path: Path) -> None:
     vary = "settb=1/1000,setpts='if(lt(N,10),N/10,1+(N-10)/40)/TB'"
-    path = make_video(tmp_path / "v.mkv", frames=50, options=("-vf", vary, "-fps_mode", "passthrough", "-enc_time_base", "1/1000", *FFV1))
+    path = make_video(
+        tmp_path / "v.mkv",
+        frames=50,
+        options=("-vf", vary, "-fps_mode", "passthrough", "-enc_time_base", "1/1000", *FFV1),
+    )
     (found,) = everything(path, Size(64, 96))
     expected = decode(path, 64, 96, "fps=30")
     assert 58 <= len(found) <= 62
@@ -96,7 +100,9 @@ def test_rotated_video_comes_upright(tmp_path: Path, turn: int) -> None:
     ],
 )
 def test_odd_sizes_and_formats(tmp_path: Path, size: str, format: str, target: Size) -> None:
-    path = make_video(tmp_path / "v.mkv", size=size, frames=4, source="testsrc", options=("-pix_fmt", format, *FFV1))
+    path = make_video(
+        tmp_path / "v.mkv", size=size, frames=4, source="testsrc", options=("-pix_fmt", format, *FFV1)
+    )
     width, height = map(int, size.split("x"))
     (found,) = everything(path, target)
     assert difference(found, centre_lanczos(decode(path, height, width), target)) < NEAR
@@ -105,11 +111,15 @@ def test_odd_sizes_and_formats(tmp_path: Path, size: str, format: str, target: S
 
 
 def test_pixels_become_square(tmp_path: Path) -> None:
-    path = make_video(tmp_path / "v.mkv", size="60x80", frames=3, options=("-vf", "setsar=2", "-pix_fmt", "gbrp", *FFV1))
+    path = make_video(
+        tmp_path / "v.mkv", size="60x80", frames=3, options=("-vf", "setsar=2", "-pix_fmt", "gbrp", *FFV1)
+    )
     info = probe(path)
     assert (info.width, info.height) == (120, 80)
     stored = decode(path, 80, 60)
-    square = np.stack([np.asarray(Image.fromarray(f).resize((120, 80), Image.Resampling.LANCZOS)) for f in stored])
+    square = np.stack(
+        [np.asarray(Image.fromarray(f).resize((120, 80), Image.Resampling.LANCZOS)) for f in stored]
+    )
     for target in (Size(32, 32), Size(20, 60)):
         # The oracle resamples twice.
         assert difference(everything(path, target)[0], centre_lanczos(square, target)) < 3 * NEAR
@@ -120,7 +130,9 @@ def test_stretching_instead_of_cropping(tmp_path: Path) -> None:
     path = make_video(tmp_path / "v.mkv", frames=2, options=("-pix_fmt", "gbrp", *FFV1))
     (found,) = everything(path, Size(32, 32), crop=False)
     frames = decode(path, 64, 96)
-    expected = np.stack([np.asarray(Image.fromarray(f).resize((32, 32), Image.Resampling.LANCZOS)) for f in frames])
+    expected = np.stack(
+        [np.asarray(Image.fromarray(f).resize((32, 32), Image.Resampling.LANCZOS)) for f in frames]
+    )
     assert difference(found, expected) < 1
 
 
@@ -156,7 +168,9 @@ def test_spans_are_slices_of_the_whole(tmp_path: Path) -> None:
         read_frames(path, spans=[(1, 3), (2, 4)])
 
 
-@pytest.mark.parametrize("name", ["-lead.mp4", "a b.mp4", "it's \"q\".mp4", "ünïcødé 滝.mp4", "100%d:x.mp4", "[x],y;z.mp4"])
+@pytest.mark.parametrize(
+    "name", ["-lead.mp4", "a b.mp4", 'it\'s "q".mp4', "ünïcødé 滝.mp4", "100%d:x.mp4", "[x],y;z.mp4"]
+)
 def test_names_mean_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     make_video(tmp_path / "v.mp4", frames=2).rename(tmp_path / name)
     monkeypatch.chdir(tmp_path)
@@ -227,7 +241,9 @@ def test_truncated_file_is_used_up_to_the_break(tmp_path: Path, suffix: str) -> 
 def _wrap(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:
     """Put a script in ffmpeg's place; ``exec_real`` in it becomes the real one."""
     path, log = folder / "fake-ffmpeg", folder / "calls.log"
-    path.write_text(f'#!/bin/sh\necho "$*" >> "{log}"\n' + script.replace("exec_real", f'exec "{find_ffmpeg()}" "$@"'))
+    path.write_text(
+        f'#!/bin/sh\necho "$*" >> "{log}"\n' + script.replace("exec_real", f'exec "{find_ffmpeg()}" "$@"')
+    )
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("LVGAN_FFMPEG", str(path))
     return log
@@ -261,7 +277,9 @@ def test_leaving_early_stops_the_decoder(tmp_path: Path) -> None:
     assert list(frames) == []
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files by /proc, which is not there")
+@pytest.mark.skipif(
+    not Path("/proc/self/fd").exists(), reason="counts open files by /proc, which is not there"
+)
 def test_nothing_stays_open(tmp_path: Path) -> None:
     path = make_video(tmp_path / "v.mp4", frames=3)
     everything(path, Size(8, 8))

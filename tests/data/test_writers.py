@@ -99,7 +99,7 @@ def test_grey_frames(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["v.mp4", "v.gif", "v.npy", "frames"])
 def test_an_error_leaves_nothing(tmp_path: Path, name: str) -> None:
-    with pytest.raises(KeyError), open_writer(tmp_path / name, 30) as writer:
+    with pytest.raises(KeyError), open_writer(tmp_path / name, 30) as writer:  # noqa: PT012
         writer.write(picture(1, 16, 16)[0])
         assert not (tmp_path / name).exists()
         raise KeyError
@@ -130,7 +130,11 @@ def test_wrong_names_are_refused_before_any_work(tmp_path: Path) -> None:
 
 def test_wrong_frames(tmp_path: Path) -> None:
     with open_writer(tmp_path / "v.npy", 30, Size(4, 6)) as writer:
-        for bad in (np.zeros((4, 6, 3), np.float32), np.zeros((4, 6, 2), np.uint8), np.zeros((5, 6, 3), np.uint8)):
+        for bad in (
+            np.zeros((4, 6, 3), np.float32),
+            np.zeros((4, 6, 2), np.uint8),
+            np.zeros((5, 6, 3), np.uint8),
+        ):
             with pytest.raises(ValueError, match="frame"):
                 writer.write(bad)
         writer.write(np.zeros((4, 6, 3), np.uint8))
@@ -138,7 +142,7 @@ def test_wrong_frames(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["v.mp4", "v.gif", "v.npy", "frames"])
 def test_full_disk(small_disk: Path, name: str) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (60, 128, 128, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (240, 128, 128, 3), np.uint8)
     with pytest.raises(MachineError, match="disk is full"):
         write(small_disk / name, noise)
     assert os.listdir(small_disk) == []
