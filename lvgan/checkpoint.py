@@ -130,9 +130,7 @@ def bundle(lr: dict[str, Any], sr: dict[str, Any]) -> dict[str, Any]:
         CheckpointError: the two do not fit together.
     """
     check_pair(lr, sr)
-    parts = {
-        name: {key: part[key] for key in _KEPT_IN_BUNDLE} for name, part in (("lr", lr), ("sr", sr))
-    }
+    parts = {name: {key: part[key] for key in _KEPT_IN_BUNDLE} for name, part in (("lr", lr), ("sr", sr))}
     return new_checkpoint("bundle", **parts)
 
 

@@ -152,6 +152,7 @@ class Training:
 class LrTraining(Training):
     """Low-resolution training."""
 
+    micro_batch: int = _at_least(8, 0)
     diffaug: tuple[str, ...] = field(
         default=("color", "translation", "cutout"),
         metadata={"choices": ("color", "translation", "cutout")},
@@ -165,6 +166,7 @@ class SrTraining(Training):
 
     steps: int = _at_least(275_000, 0)
     batch: int = _at_least(32, 1)
+    micro_batch: int = _at_least(2, 0)
     discriminator_rate: float = _at_least(0.003, 0)
     ada_target: float = _at_least(0.6, -1, 1)
     ada_rate: float = _at_least(0.000125, 0, 1)

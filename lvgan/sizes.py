@@ -26,8 +26,7 @@ class Size(NamedTuple):
         match = re.fullmatch(r"\s*(\d{1,4})\s*[xX×]\s*(\d{1,4})\s*", text, flags=re.ASCII)
         if match is None or not (int(match[1]) and int(match[2])):
             raise ConfigError(
-                f"{text!r} is not a size: write height x width in pixels, each from 1 to {LARGEST_SIDE}, "
-                "as in 36x64"
+                f"{text!r} is not a size: write height x width in pixels, each from 1 to {LARGEST_SIDE}, as in 36x64"
             )
         return cls(int(match[1]), int(match[2]))
 

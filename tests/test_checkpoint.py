@@ -84,7 +84,7 @@ def test_wrong_stage_and_wrong_pair(tmp_path) -> None:
     ckpt.save(path, _checkpoint("lr"))
     with pytest.raises(CheckpointError, match="low-resolution checkpoint, but a super-resolution"):
         ckpt.load(path, "sr")
-    with pytest.raises(CheckpointError, match="32x32, but .* 64x64"):
+    with pytest.raises(CheckpointError, match=r"32x32, but .* 64x64"):
         ckpt.check_pair(_checkpoint("lr"), _checkpoint("sr", "64x64"))
     both = ckpt.bundle(_checkpoint("lr"), _checkpoint("sr"))
     assert both["stage"] == "bundle"

@@ -119,9 +119,7 @@ class Dice:
         return torch.randn(shape, generator=self.generator, device=self.generator.device)
 
 
-def ada_augment(
-    clip: Tensor, p: float, generator: torch.Generator, settings: AdaSettings = DISCRIMINATOR
-) -> Tensor:
+def ada_augment(clip: Tensor, p: float, generator: torch.Generator, settings: AdaSettings = DISCRIMINATOR) -> Tensor:
     """Augment `clip` [N, C, T, H, W] (values about −1 … 1) with strength `p` (0 … 1); same shape.
 
     Differentiable twice with respect to `clip`. Clips that no transform hits are passed on
@@ -174,9 +172,7 @@ def apply_ada(clip: Tensor, draws: AdaDraws) -> Tensor:
     return clip
 
 
-def _each(
-    clip: Tensor, values: Tensor, neutral: Tensor, transform: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
+def _each(clip: Tensor, values: Tensor, neutral: Tensor, transform: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """``transform(clip, value)`` clip by clip; what would not change is passed on.
 
     One by one, because what one clip's warp needs in margins would cost all the others

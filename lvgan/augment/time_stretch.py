@@ -49,9 +49,7 @@ class TimeStretchDraws:
     start: Tensor
 
 
-def draw_time_stretch(
-    count: int, frames: int, generator: torch.Generator, max_log2: float = 1.0
-) -> TimeStretchDraws:
+def draw_time_stretch(count: int, frames: int, generator: torch.Generator, max_log2: float = 1.0) -> TimeStretchDraws:
     """Draw for `count` clips of `frames` frames."""
     uniform = torch.rand((2, count), generator=generator, device=generator.device).double().cpu()
     log2_factor = (uniform[0] * 2 - 1) * max_log2

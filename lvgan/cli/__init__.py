@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -41,19 +43,44 @@ def fail(message: str) -> None:
     typer.echo(f"lvgan: error: {message}", err=True)
 
 
+_MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+class _Signal(BaseException):
+    """SIGINT or SIGTERM, on its way out through every clean-up. (Typer would swallow KeyboardInterrupt.)"""
+
+    def __init__(self, signum: int) -> None:
+        self.signum = signum
+
+
+def _leave(signum: int, frame: object) -> None:
+    raise _Signal(signum)
+
+
 def run() -> None:
-    """Run the command line and exit: 0 done, 1 failed, 2 the user's mistake, 130 interrupted."""
+    """Run the command line and exit.
+
+    Exit codes: 0 done, 1 failed, 2 the user's mistake, 130 and 143 stopped by SIGINT and SIGTERM.
+    """
     from lvgan.cli import commands  # noqa: F401  (registers the commands)
 
+    signal.signal(signal.SIGINT, _leave)
+    signal.signal(signal.SIGTERM, _leave)
     try:
         app()
     except LvganError as error:
         fail(str(error))
         sys.exit(2)
-    except KeyboardInterrupt:
-        fail("interrupted; run the same command again to go on where it stopped")
-        sys.exit(130)
     except BrokenPipeError:
         # The reader of our output has left (`lvgan ... | head`): nothing is wrong.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in _MACHINE_ERRORS:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        fail(f"{error.strerror}{where}; free some space or choose a folder that you may write to, and run it again")
+        sys.exit(2)
+    except _Signal as stopped:
+        typer.echo("lvgan: stopped; run the same command again to go on", err=True)
+        sys.exit(128 + stopped.signum)

@@ -29,13 +29,19 @@ def median_seconds(work: Callable[[], object], repeats: int = 5) -> float:
 def row(name: str, ours: Callable[[], object], plain: Callable[[], object], repeats: int = 5) -> dict[str, Any]:
     """One row: how many times as fast `ours` is as the plain way of doing the same."""
     seconds, plain_seconds = median_seconds(ours, repeats), median_seconds(plain, repeats)
-    return {"name": name, "ratio": plain_seconds / seconds, "seconds": seconds, "plain_seconds": plain_seconds}
+    return {
+        "name": name,
+        "ratio": plain_seconds / seconds,
+        "seconds": seconds,
+        "plain_seconds": plain_seconds,
+    }
 
 
 def report(rows: list[dict[str, Any]], path: Path | None) -> None:
     """Print a table, and write ``{"machine": ..., "rows": [...]}``."""
     for r in rows:
-        typer.echo(f"{r['name']:<40} {r['ratio']:7.2f} x   {r['seconds'] * 1e3:9.1f} ms against {r['plain_seconds'] * 1e3:9.1f} ms")
+        ours, plain = r["seconds"] * 1e3, r["plain_seconds"] * 1e3
+        typer.echo(f"{r['name']:<40} {r['ratio']:7.2f} x   {ours:9.1f} ms against {plain:9.1f} ms")
     if path is not None:
         from lvgan.errors import MachineError
 
@@ -43,7 +49,9 @@ def report(rows: list[dict[str, Any]], path: Path | None) -> None:
         try:
             path.write_text(text, encoding="utf-8")
         except OSError as error:
-            raise MachineError(f"cannot write {path} ({error.strerror}); name a file in a folder you may write to") from error
+            raise MachineError(
+                f"cannot write {path} ({error.strerror}); name a file in a folder you may write to"
+            ) from error
 
 
 def machine() -> dict[str, Any]:
@@ -89,7 +97,12 @@ def networks(json_file: JsonFile = None) -> None:
 
     rows = [
         row("low-pass bank, 640 frames", lambda: bank(noise), direct, repeats=3),
-        row("8 frames of super-resolution together", lambda: generator.synthesis(w, low), frame_by_frame, repeats=3),
+        row(
+            "8 frames of super-resolution together",
+            lambda: generator.synthesis(w, low),
+            frame_by_frame,
+            repeats=3,
+        ),
     ]
     report(rows, json_file)
 

@@ -23,20 +23,24 @@ def color_sim(
     operands: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Shards, checkpoints (lr.pt, lr.pt+sr.pt, bundle.pt), runs, videos, folders of videos; LABEL=PATH names one.",
+            help="Shards, checkpoints (lr.pt, lr.pt+sr.pt, bundle.pt), runs, videos, folders; LABEL=PATH names one.",
             show_default="the newest run and its data",
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder for the plot and the numbers.", show_default="beside the run")
+        Path | None,
+        typer.Option("-o", "--output", help="Folder for the plot and the numbers.", show_default="beside the run"),
     ] = None,
     clips: Annotated[
-        int | None, typer.Option(help="Random clips of each.", show_default=f"1000; {CLIPS_ON_CPU} for networks on a CPU")
+        int | None,
+        typer.Option(help="Random clips of each.", show_default=f"1000; {CLIPS_ON_CPU} for networks on a CPU"),
     ] = None,
     frames: Annotated[int, typer.Option(help="Frames a clip.")] = 128,
     bins: Annotated[int, typer.Option(help="Histogram bins a colour.")] = 20,
     seed: Annotated[int, typer.Option(help="Chooses the clips.")] = 0,
-    size: Annotated[str | None, typer.Option(metavar="HxW", help="Resize videos to this.", show_default="as they are")] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Resize videos to this.", show_default="as they are")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Colour similarity over time (figure 5 of the paper): how fast do colours drift away from frame 0?
@@ -48,7 +52,11 @@ def color_sim(
     from lvgan.errors import ConfigError
     from lvgan.sizes import Size
 
-    for name, value, low, high in (("--clips", clips, 1, 10**6), ("--frames", frames, 2, 10**6), ("--bins", bins, 2, 256)):
+    for name, value, low, high in (
+        ("--clips", clips, 1, 10**6),
+        ("--frames", frames, 2, 10**6),
+        ("--bins", bins, 2, 256),
+    ):
         if value is not None and not low <= value <= high:
             raise ConfigError(f"{name} {value} was given, but {low} to {high} is possible; choose a value in between")
     target = pick_device(device)
@@ -70,13 +78,17 @@ def _newest_run() -> tuple[list[str], Path]:
 
     runs = [run for run in all_runs() if run.newest_checkpoint() is not None]
     if not runs:
-        raise DataError("there is no run with a checkpoint under runs/; train one, or name what to measure (see --help)")
+        raise DataError(
+            "there is no run with a checkpoint under runs/; train one, or name what to measure (see --help)"
+        )
     run, config = runs[0], runs[0].config()
     if config.stage == "sr":
         # Colours over time are decided at low resolution: a run there on the same data is what to look at.
         lower = [r for r in runs if (c := r.config()).stage == "lr" and c.data.path == config.data.path]
         if lower:
-            typer.echo(f"the newest run is {run.folder}, which inherits its colours from {lower[0].folder}: taking that")
+            typer.echo(
+                f"the newest run is {run.folder}, which inherits its colours from {lower[0].folder}: taking that"
+            )
             run, config = lower[0], lower[0].config()
     checkpoint = run.newest_checkpoint()
     typer.echo(f"taking {checkpoint} and its data {config.data.path}")
@@ -144,7 +156,9 @@ def measure(
                 bar.update(done - bar.n)
 
             curves.append(
-                measure_similarity(source, clips=clips, frames=frames, seed=seed, bins=bins, real=real, progress=advance)
+                measure_similarity(
+                    source, clips=clips, frames=frames, seed=seed, bins=bins, real=real, progress=advance
+                )
             )
     reference = next((curve for curve in curves if curve.real), curves[0])
     areas = []

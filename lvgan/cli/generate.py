@@ -31,7 +31,8 @@ def sample(
     output: Output,
     frames: Annotated[int, typer.Option("-n", "--frames", help="How many frames.")] = 600,
     sr: Annotated[
-        Path | None, typer.Option(help="Super-resolution checkpoint or run: makes the result high resolution.")
+        Path | None,
+        typer.Option(help="Super-resolution checkpoint or run: makes the result high resolution."),
     ] = None,
     seed: Seed = 0,
     start: Annotated[int, typer.Option(help="First frame; any whole number, also negative.")] = 0,
@@ -129,7 +130,9 @@ def _describe(part: dict[str, Any]) -> None:
     generator = sum(tensor.numel() for tensor in part["generator_ema"].values())
     typer.echo(f"  stage          {part['stage']}")
     typer.echo(f"  step           {part['step']} of {training['steps']}")
-    typer.echo(f"  frames         {data['lr']} -> {data['hr']}" if part["stage"] == "sr" else f"  frames         {data['lr']}")
+    typer.echo(
+        f"  frames         {data['lr']} -> {data['hr']}" if part["stage"] == "sr" else f"  frames         {data['lr']}"
+    )
     typer.echo(f"  generator      {generator:,} values")
     if "discriminator" in part:
         typer.echo(f"  discriminator  {sum(tensor.numel() for tensor in part['discriminator'].values()):,} values")

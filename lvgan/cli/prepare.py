@@ -20,15 +20,11 @@ def prepare(
     lr: Annotated[str, typer.Option(metavar="HxW", help="Low resolution.")] = "64x64",
     hr: Annotated[str, typer.Option(metavar="HxW", help="High resolution, a whole multiple.")] = "256x256",
     fps: Annotated[float, typer.Option(help="Frames a second of the result.")] = 30,
-    cuts: Annotated[
-        Path | None, typer.Option(help='Parts to use: JSON or YAML, {video: ["0:24 5:57", ...]}.')
-    ] = None,
+    cuts: Annotated[Path | None, typer.Option(help='Parts to use: JSON or YAML, {video: ["0:24 5:57", ...]}.')] = None,
     trim_start: Annotated[float, typer.Option(help="Seconds left out at the start of every video.")] = 0,
     trim_end: Annotated[float, typer.Option(help="Seconds left out at the end of every video.")] = 0,
     min_frames: Annotated[int, typer.Option(help="Shorter clips are left out.")] = 12,
-    workers: Annotated[
-        int | None, typer.Option(help="Videos converted at a time.", show_default="CPU cores")
-    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Videos converted at a time.", show_default="CPU cores")] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace shards that were made with other settings.")
     ] = False,

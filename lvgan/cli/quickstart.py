@@ -27,6 +27,7 @@ def quickstart(
 
     Run again, it goes on where it stopped.
     """
+    from lvgan.cli.train import exit_when_stopped
     from lvgan.data.footage import write_footage
     from lvgan.data.prepare import prepare
     from lvgan.device import pick_device
@@ -46,16 +47,27 @@ def quickstart(
         work()
         times.append((title.partition(":")[0], time.perf_counter() - started))
 
-    def train(which: str, fps: int = 30) -> Callable[[], object]:
+    def train(which: str) -> Callable[[], object]:
         request = Request(which, shards, preset="tiny", flags={"training": {"seed": seed}})
-        return lambda: train_stage(request, run_name=f"{which}-0001", root=runs, device=device, say=typer.echo)
+
+        def work() -> None:
+            with exit_when_stopped():
+                train_stage(request, run_name=f"{which}-0001", root=runs, device=device, say=typer.echo)
+
+        return work
 
     stage("footage: 12 videos of 10 s", lambda: write_footage(raw, videos=12, seconds=10.0, seed=seed))
-    stage("prepare: one decode, two resolutions", lambda: prepare(raw, shards, lr=Size.parse(LOW), hr=Size.parse(HIGH)))
+    stage(
+        "prepare: one decode, two resolutions",
+        lambda: prepare(raw, shards, lr=Size.parse(LOW), hr=Size.parse(HIGH)),
+    )
     stage("train-lr: what happens, over how long", train("lr"))
     stage("train-sr: what it looks like, close up", train("sr"))
     lr, sr = _newest(runs / "lr-0001"), _newest(runs / "sr-0001")
-    stage(f"sample: {FRAMES} frames, low and high resolution", lambda: _sample(lr, sr, folder / "long.mp4", seed, device))
+    stage(
+        f"sample: {FRAMES} frames, low and high resolution",
+        lambda: _sample(lr, sr, folder / "long.mp4", seed, device),
+    )
     stage("eval: colour similarity over time", lambda: _evaluate(lr, shards, folder / "eval", device))
     typer.echo("== done in " + ", ".join(f"{name} {seconds:.0f} s" for name, seconds in times))
     typer.echo(f"look at {folder / 'long.mp4'} and {folder / 'eval' / 'color-sim.png'}; a longer training looks better")

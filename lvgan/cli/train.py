@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -87,8 +89,21 @@ def _train(
     from lvgan.training.session import Request, train_stage
 
     request = Request(stage, data, preset, config, overrides, flags)
-    run = train_stage(request, run_name=run_name, new=new, device=device, say=typer.echo)
+    with exit_when_stopped():
+        run = train_stage(request, run_name=run_name, new=new, device=device, say=typer.echo)
     typer.echo(next_command(run.newest_checkpoint(), stage, data))
+
+
+@contextmanager
+def exit_when_stopped() -> Iterator[None]:
+    """Leave with the signal's exit code once training has written its checkpoint."""
+    from lvgan.training.loop import Stopped
+
+    try:
+        yield
+    except Stopped as stopped:
+        typer.echo(f"lvgan: {stopped}, checkpoint written; run the same command again to go on", err=True)
+        raise typer.Exit(128 + stopped.signum) from None
 
 
 def next_command(checkpoint: Path | None, stage: str, data: Path) -> str:

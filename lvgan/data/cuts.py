@@ -51,9 +51,7 @@ def read_cuts(path: Path) -> dict[str, list[Interval]]:
     except (yaml.YAMLError, json.JSONDecodeError) as error:
         raise DataError(f"the cuts file {path} is not valid ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
-        raise DataError(
-            f'the cuts file {path} must hold {{video: ["0:24 5:57", ...]}}, found {type(content).__name__}'
-        )
+        raise DataError(f'the cuts file {path} must hold {{video: ["0:24 5:57", ...]}}, found {type(content).__name__}')
     return {str(video): _intervals(path, str(video), entries) for video, entries in content.items()}
 
 
@@ -72,13 +70,9 @@ def match_cuts(
         if not fits:
             unknown.append(name)
         elif len(fits) > 1:
-            raise DataError(
-                f"the cuts name {name!r}, which fits {fits[0]} and {fits[1]}; name it by its path instead"
-            )
+            raise DataError(f"the cuts name {name!r}, which fits {fits[0]} and {fits[1]}; name it by its path instead")
         elif fits[0] in found:
-            raise DataError(
-                f"the cuts name {fits[0]} twice, as {found[fits[0]]!r} and {name!r}; keep one of them"
-            )
+            raise DataError(f"the cuts name {fits[0]} twice, as {found[fits[0]]!r} and {name!r}; keep one of them")
         else:
             found[fits[0]] = name
     if unknown:
@@ -112,9 +106,7 @@ def _intervals(path: Path, video: str, entries: Any) -> list[Interval]:
     intervals = sorted(_interval(where, entry) for entry in entries)
     for (start, end), (after, _) in itertools.pairwise(intervals):
         if after < end:
-            raise DataError(
-                f"{where}: the intervals from {start:g} s and from {after:g} s overlap; part them"
-            )
+            raise DataError(f"{where}: the intervals from {start:g} s and from {after:g} s overlap; part them")
     return intervals
 
 

@@ -136,9 +136,7 @@ class ClipDataset:
         fits = self.clips if frames <= self.min_frames else [c for c in self.clips if c.frames >= frames]
         if not fits:
             longest = max(clip.frames for clip in self.clips)
-            raise DataError(
-                f"no clip in {self.root} has {frames} frames, the longest has {longest}; use fewer"
-            )
+            raise DataError(f"no clip in {self.root} has {frames} frames, the longest has {longest}; use fewer")
         clip = fits[int(rng.integers(len(fits)))]
         start = int(rng.integers(clip.frames - frames + 1))
         return clip.name, start, bool(flip and rng.random() < 0.5)
@@ -263,9 +261,7 @@ def lr_batches(
     data: ClipDataset, *, batch: int, frames: int, seed: int, flip: bool, rank: int = 0, threads: int = 4
 ) -> Batches:
     """Batches of ``(clips [N, C, T, H, W],)``."""
-    return Batches(
-        lambda rng: data.lr_window(rng, frames, flip=flip), batch, seed=seed, rank=rank, threads=threads
-    )
+    return Batches(lambda rng: data.lr_window(rng, frames, flip=flip), batch, seed=seed, rank=rank, threads=threads)
 
 
 def sr_batches(

@@ -43,9 +43,7 @@ class SourceRecord:
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> SourceRecord:
         clips = tuple(ClipRecord(c["name"], c["frames"]) for c in content["clips"])
-        return cls(
-            content["path"], clips, content["skipped"], bool(content["truncated"]), tuple(content["notes"])
-        )
+        return cls(content["path"], clips, content["skipped"], bool(content["truncated"]), tuple(content["notes"]))
 
 
 @dataclass(frozen=True)
@@ -146,9 +144,7 @@ class Manifest:
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
-            raise DataError(
-                f"{path} cannot be read ({error}); prepare the footage again with --overwrite"
-            ) from error
+            raise DataError(f"{path} cannot be read ({error}); prepare the footage again with --overwrite") from error
         if not isinstance(content, dict) or content.get("format") != "lvgan shards":
             raise DataError(f"{path} is not a manifest of lvgan; move it away or choose another folder")
         if content.get("version") != VERSION:

@@ -74,9 +74,7 @@ class _Job:
         """About how many frames it gives."""
         spans = self.spans or ((0.0, None),)
         length = self.source.info.duration or 30.0
-        return sum(
-            max(1, math.ceil(((length if end is None else end) - start) * fps)) for start, end in spans
-        )
+        return sum(max(1, math.ceil(((length if end is None else end) - start) * fps)) for start, end in spans)
 
 
 @dataclass
@@ -165,17 +163,13 @@ def _check(settings: _Settings, raw: Path, out: Path, workers: int | None) -> No
         while max(lr) * factor > LARGEST_SIDE:
             factor -= 1
         near = Size(lr.height * factor, lr.width * factor)
-        raise ConfigError(
-            f"the high resolution {hr} is no whole multiple of the low one, {lr}; {near} would be"
-        )
+        raise ConfigError(f"the high resolution {hr} is no whole multiple of the low one, {lr}; {near} would be")
     if not 0 < settings.fps <= 1000:
         raise ConfigError(f"{settings.fps:g} frames a second are not possible; give a number up to 1000")
     if not (0 <= settings.trim_start < math.inf and 0 <= settings.trim_end < math.inf):
         raise ConfigError("the seconds to trim cannot be negative or endless; give 0 to trim nothing")
     if settings.min_frames < 1:
-        raise ConfigError(
-            f"clips of {settings.min_frames} frames are not possible; give a minimum of 1 or more"
-        )
+        raise ConfigError(f"clips of {settings.min_frames} frames are not possible; give a minimum of 1 or more")
     if workers is not None and workers < 1:
         raise ConfigError(f"{workers} workers cannot work; give 1 or more")
     if out.exists() and not out.is_dir():
@@ -450,7 +444,5 @@ def _record(job: _Job, settings: _Settings, clips: Sequence[_Clip], damage: str 
     reason = None
     if not kept:
         longest = max(short, default=0)
-        reason = (
-            f"gives {longest} frame{'s' * (longest != 1)}, fewer than {least} (the least that is asked for)"
-        )
+        reason = f"gives {longest} frame{'s' * (longest != 1)}, fewer than {least} (the least that is asked for)"
     return SourceRecord(str(job.source.relative), kept, reason, damage is not None, tuple(notes))

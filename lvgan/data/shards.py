@@ -168,9 +168,7 @@ class ShardFolder:
             for clip in _index(shard):
                 if clip.name in self.clips:
                     other = self.clips[clip.name].shard
-                    raise DataError(
-                        f"clip {clip.name!r} stands in {other} and in {shard.name}; remove one of them"
-                    )
+                    raise DataError(f"clip {clip.name!r} stands in {other} and in {shard.name}; remove one of them")
                 self.clips[clip.name] = clip
         self.clips = dict(sorted(self.clips.items()))
 
@@ -254,9 +252,7 @@ def _row(shard: Path, members: dict[str, zipfile.ZipInfo], clip: str, name: str)
     if info is None:
         raise _damaged(shard, f"{FRAME_PATHS} names {clip}/{name}, which is not there")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise DataError(
-            f"{shard} is compressed in a way that cannot be read frame by frame; store it uncompressed"
-        )
+        raise DataError(f"{shard} is compressed in a way that cannot be read frame by frame; store it uncompressed")
     return info.header_offset, info.compress_size, info.CRC, info.compress_type
 
 
@@ -271,6 +267,4 @@ def _listing(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    return [
-        (int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name, flags=re.ASCII)
-    ]
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name, flags=re.ASCII)]

@@ -69,8 +69,7 @@ def find_ffmpeg() -> str:
         found = shutil.which("ffmpeg")
     if found is None:
         raise MachineError(
-            "no ffmpeg was found: `pip install imageio-ffmpeg` brings one, "
-            "or set LVGAN_FFMPEG to the path of yours"
+            "no ffmpeg was found: `pip install imageio-ffmpeg` brings one, or set LVGAN_FFMPEG to the path of yours"
         )
     return found
 

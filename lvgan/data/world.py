@@ -202,9 +202,7 @@ class _Shot:
         picture = np.empty((3, H, W), np.float32)
         picture[:, :start] = 0
         for row in range(start, H, BLOCK):
-            self._fill(
-                picture, sight, slice(row, min(row + BLOCK, H)), hits[row - start :][:BLOCK], top, colours
-            )
+            self._fill(picture, sight, slice(row, min(row + BLOCK, H)), hits[row - start :][:BLOCK], top, colours)
         # A pixel that the skyline crosses takes the ground's colour from the one below it.
         edge = np.clip(np.floor(top[-1]).astype(np.int64), 0, H - 2)
         picture[:, edge, view.pixel_columns] = picture[:, edge + 1, view.pixel_columns]
@@ -275,13 +273,9 @@ class _Shot:
         slant = np.maximum(rise, 0.012)
         distance = CLOUD_HEIGHT / slant
         footprint = np.maximum(distance, 0.5 * distance / slant) / view.focal
-        level = np.clip(np.round(np.log2(1.5 * footprint / Clouds.CELL)), 0, Clouds.LEVELS - 1).astype(
-            np.int64
-        )
+        level = np.clip(np.round(np.log2(1.5 * footprint / Clouds.CELL)), 0, Clouds.LEVELS - 1).astype(np.int64)
         wind = 3.5 * self.index
-        samples = _sample(
-            self.world._sky, level, distance.astype(np.float32), view.slopes, self, wind, 0.5 * wind
-        )
+        samples = _sample(self.world._sky, level, distance.astype(np.float32), view.slopes, self, wind, 0.5 * wind)
         density = samples.reshape(len(rise), len(view.slopes))
         density = (density - np.float32(mood.cover)) * np.float32(1.7)
         np.clip(density, 0, 1, out=density)
@@ -316,9 +310,7 @@ class _Shot:
         side = dx * self.cos - dz * self.sin
         reach = np.where(found["base"] > 0, 700.0, 260.0)
         slack = found["wide"] * found["tall"]
-        seen = (
-            (depth > 4.0) & (depth < reach) & (np.abs(side) < depth * view.width / (2 * view.focal) + slack)
-        )
+        seen = (depth > 4.0) & (depth < reach) & (np.abs(side) < depth * view.width / (2 * view.focal) + slack)
         order = np.flatnonzero(seen)
         order = order[np.argsort(-depth[order], kind="stable")]
         out = {name: values[order] for name, values in found.items()}

@@ -225,9 +225,7 @@ def _draw_band(picture: Floats, sight: Floats, t: dict[str, NDArray], height: in
             far[pixel[solid_ones]] = place_of[solid_ones]
 
 
-def _blend(
-    picture: Floats, pixel: NDArray, alpha: Floats, colour: Doubles, line: NDArray, shade: Floats
-) -> None:
+def _blend(picture: Floats, pixel: NDArray, alpha: Floats, colour: Doubles, line: NDArray, shade: Floats) -> None:
     """Mix pixels with the colours of their scan lines; where several fall on one, the last one stays."""
     for c in range(3):
         plane = picture[c]

@@ -110,15 +110,11 @@ class Clipmap:
     [n, TILE, TILE, channels]; they are kept at their coordinates modulo the window.
     """
 
-    def __init__(
-        self, cell: float, levels: int, channels: int, make: Callable[[int, Ints, Ints], Floats]
-    ) -> None:
+    def __init__(self, cell: float, levels: int, channels: int, make: Callable[[int, Ints, Ints], Floats]) -> None:
         self.cell, self.levels, self._make = cell, levels, make
         self.cells = np.zeros((levels, WINDOW_Z // TILE, TILE, WINDOW_X // TILE, TILE, channels), np.float32)
         self.flat = self.cells.reshape(-1, channels)
-        self._held = np.full(
-            (levels, WINDOW_Z // TILE, WINDOW_X // TILE, 2), np.iinfo(np.int64).min, np.int64
-        )
+        self._held = np.full((levels, WINDOW_Z // TILE, WINDOW_X // TILE, 2), np.iinfo(np.int64).min, np.int64)
         self._bounds: list[tuple[int, ...]] = [()] * levels
 
     def hold(self, level: int, bounds: tuple[int, int, int, int]) -> None:
@@ -169,9 +165,7 @@ class Land:
         """How high the road lies, metres."""
         return 3.0 * curve(self._keys[2], 300.0, z) + 0.8 * curve(self._keys[3], 110.0, z)
 
-    def _octaves(
-        self, field: int, weights: dict[int, float], level: int, coarsest: int, tx: Ints, tz: Ints
-    ) -> Floats:
+    def _octaves(self, field: int, weights: dict[int, float], level: int, coarsest: int, tx: Ints, tz: Ints) -> Floats:
         """Sum of the octaves that cells of this level can carry: knots 2**coarsest cells apart or more."""
         total = np.zeros((len(tx), TILE + 2, TILE + 2), np.float32)
         for octave, weight in weights.items():

@@ -202,6 +202,4 @@ def _write(path: str | os.PathLike[str], fill: Callable[[BinaryIO], object]) -> 
         finally:
             beside.unlink(missing_ok=True)
     except OSError as error:
-        raise MachineError(
-            f"{target} cannot be written ({error.strerror or error}): give another place"
-        ) from error
+        raise MachineError(f"{target} cannot be written ({error.strerror or error}): give another place") from error

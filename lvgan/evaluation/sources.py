@@ -71,12 +71,7 @@ class FunctionSource:
         """Clips 0 ... count - 1, uint8 [frames, H, W, 3]."""
         for index in range(count):
             clip = self._make(index, frames, seed)
-            if (
-                clip.dtype != np.uint8
-                or clip.ndim != 4
-                or clip.shape[0] != frames
-                or clip.shape[3] not in (1, 3)
-            ):
+            if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[0] != frames or clip.shape[3] not in (1, 3):
                 expected = f"uint8 [{frames}, H, W, 3]"
                 raise ValueError(f"make must return {expected}, not {clip.dtype} {list(clip.shape)}")
             yield clip
@@ -190,9 +185,7 @@ class ArraySource(_IndexedSource):
         try:
             array = np.load(self.path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise DataError(
-                f"{self.path} is not a readable .npy array ({error}): save it with numpy.save"
-            ) from error
+            raise DataError(f"{self.path} is not a readable .npy array ({error}): save it with numpy.save") from error
         shape = list(array.shape)
         if array.dtype != np.uint8 or array.ndim not in (4, 5) or shape[-1] not in (1, 3) or 0 in shape:
             raise DataError(
@@ -250,18 +243,14 @@ class FrameFolderSource(_IndexedSource):
     def _hash(self) -> str:
         """Names and sizes in bytes: reading a million frames for it would take hours."""
         files = [file for folder in self._folders for file in folder]
-        return _hash_lines(
-            f"{file.relative_to(self.path).as_posix()} {file.stat().st_size}" for file in files
-        )
+        return _hash_lines(f"{file.relative_to(self.path).as_posix()} {file.stat().st_size}" for file in files)
 
 
 def _read_picture(path: Path, size: Size | None) -> np.ndarray:
     try:
         with Image.open(path) as picture:
             if picture.mode not in EIGHT_BIT_MODES:
-                raise DataError(
-                    f"{path} is of mode {picture.mode} where 8 bits a channel were expected: convert it"
-                )
+                raise DataError(f"{path} is of mode {picture.mode} where 8 bits a channel were expected: convert it")
             return _fit(picture.convert("RGB"), size)
     except OSError as error:
         raise DataError(f"{path} is not a readable picture ({error}): replace or remove it") from error
@@ -295,9 +284,7 @@ def _natural(path: Path) -> list[tuple[int, int, str]]:
 def _files(folder: Path) -> list[Path]:
     """All files below a folder in natural order, without hidden ones."""
     found = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(
-        (p for p in found if not any(x.startswith(".") for x in p.relative_to(folder).parts)), key=_natural
-    )
+    return sorted((p for p in found if not any(x.startswith(".") for x in p.relative_to(folder).parts)), key=_natural)
 
 
 def _hash_lines(lines: Iterable[str]) -> str:
@@ -477,11 +464,7 @@ def _open_folder(path: Path, label: str | None, size: Size | None) -> ClipSource
         return VideoSource(path, label, size)
     if suffixes & IMAGE_SUFFIXES:
         return FrameFolderSource(path, label, size)
-    found = (
-        f"only {', '.join(sorted(s or 'files without a suffix' for s in suffixes))}"
-        if suffixes
-        else "nothing"
-    )
+    found = f"only {', '.join(sorted(s or 'files without a suffix' for s in suffixes))}" if suffixes else "nothing"
     raise DataError(
         f"{path} holds {found} where shards, videos or PNG or JPEG frames were expected: name another folder"
     )

@@ -112,9 +112,7 @@ class Convolution(nn.Module):
         self.clamp = clamp
         self.weight_gain = 1 / math.sqrt(in_channels * math.prod(kernel))
 
-    def forward(
-        self, x: Tensor, *, resample: Callable[[Tensor], Tensor] | None = None, gain: float = 1.0
-    ) -> Tensor:
+    def forward(self, x: Tensor, *, resample: Callable[[Tensor], Tensor] | None = None, gain: float = 1.0) -> Tensor:
         y = convolve(x, self.weight * self.weight_gain)
         if resample is not None:
             y = resample(y)

@@ -76,14 +76,10 @@ class DiscriminatorBlock(nn.Module):
 class Epilogue(nn.Module):
     """Clip features to a logit, in float32: ``[N, C, T, size, size] -> [N, 1]``."""
 
-    def __init__(
-        self, in_channels: int, frames: int, size: int, channels: int, convolutions: int = 4
-    ) -> None:
+    def __init__(self, in_channels: int, frames: int, size: int, channels: int, convolutions: int = 4) -> None:
         super().__init__()
         self.convs = nn.ModuleList(
-            Convolution(
-                channels if i else in_channels * size**2, channels, (3 if i else 1,), activation="lrelu"
-            )
+            Convolution(channels if i else in_channels * size**2, channels, (3 if i else 1,), activation="lrelu")
             for i in range(convolutions)
         )
         self.hidden = FullyConnected(channels * frames, channels, activation="lrelu")
@@ -153,9 +149,7 @@ class LrDiscriminator(nn.Module):
 
     def forward(self, video: Tensor) -> Tensor:  # [N, C, T, H, W]
         if video.ndim != 5 or tuple(video.shape[1:]) != self.shape:
-            raise ValueError(
-                f"video must be [N, {', '.join(map(str, self.shape))}], got {tuple(video.shape)}"
-            )
+            raise ValueError(f"video must be [N, {', '.join(map(str, self.shape))}], got {tuple(video.shape)}")
         height, width = self.shape[2:]
         x = F.pad(video, [*_margins(height - width), *_margins(width - height)]) if height != width else video
         for block in self.blocks:

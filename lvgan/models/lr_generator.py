@@ -137,9 +137,7 @@ class SynthesisBlock(nn.Module):
         x = bias_act(x, self.bias_0.to(x.dtype), activation="lrelu", clamp=CLAMP)
 
         gain = self.magnitude_1.gain(x, update_ema)
-        x = modulated_conv3d(
-            x, self.weight_1, self.affine_1(w), input_gain=gain, output_gain=math.sqrt(0.5), add=skip
-        )
+        x = modulated_conv3d(x, self.weight_1, self.affine_1(w), input_gain=gain, output_gain=math.sqrt(0.5), add=skip)
         x = upsample_time(x, frames) if self.spec.up_t else crop_time(x, frames)
         if self.spec.up_s:
             x = resample_space(x, self.vertical, self.horizontal)
@@ -185,9 +183,7 @@ class HalfRate(nn.Module):
 
     def forward(self, w: Tensor) -> Tensor:  # [N, T, D]
         rows = w.transpose(1, 2)  # [N, D, T]
-        half = F.conv1d(
-            rows.reshape(-1, 1, w.shape[1]), self.taps.to(w.dtype)[None, None], stride=2, padding=5
-        )
+        half = F.conv1d(rows.reshape(-1, 1, w.shape[1]), self.taps.to(w.dtype)[None, None], stride=2, padding=5)
         return half.reshape(*rows.shape[:2], -1).transpose(1, 2)
 
 
@@ -198,8 +194,7 @@ class Mapping(nn.Module):
         super().__init__()
         widths = [in_features] + [latent] * layers
         self.layers = nn.ModuleList(
-            FullyConnected(a, b, activation="lrelu", lr_multiplier=0.01)
-            for a, b in itertools.pairwise(widths)
+            FullyConnected(a, b, activation="lrelu", lr_multiplier=0.01) for a, b in itertools.pairwise(widths)
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -305,9 +300,7 @@ class LrGenerator(nn.Module):
         """``noise [N, noise_channels, before + frames + after] -> video [N, channels, frames, H, W]``."""
         expected = sum(self.noise_margin(frames)) + frames
         if frames < 1 or noise.shape[-1] != expected:
-            raise ValueError(
-                f"noise must have {expected} frames for {frames} of video, got {noise.shape[-1]}"
-            )
+            raise ValueError(f"noise must have {expected} frames for {frames} of video, got {noise.shape[-1]}")
         pyramid = self.latent_pyramid(self.latents(noise), frames)
         lengths = [length for _, length in self.lengths(frames)]
         start = self.input(pyramid[0]).transpose(1, 2)[..., None, None]

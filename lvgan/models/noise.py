@@ -35,9 +35,7 @@ def frame_noise(seed: int, start: int, count: int, channels: int = 8) -> Tensor:
     if count < 0 or channels < 1:
         raise ValueError(f"count and channels must be at least 0 and 1, got {count} and {channels}")
     if start < -FRAME_LIMIT or start + count - 1 > FRAME_LIMIT:
-        raise ConfigError(
-            f"frames {start} to {start + count - 1} are out of range; stay between -2**62 and 2**62."
-        )
+        raise ConfigError(f"frames {start} to {start + count - 1} are out of range; stay between -2**62 and 2**62.")
     noise = np.empty((channels, count), np.float32)
     for first in range(0, channels, _LANES):
         key = seed + (first // _LANES << 64)

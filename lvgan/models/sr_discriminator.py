@@ -48,9 +48,7 @@ class SrConv2d(nn.Module):
         self.bias = None if linear else nn.Parameter(torch.zeros(out_channels))
         self.weight_gain = 1 / math.sqrt(in_channels * kernel**2)
         self.gain = gain
-        self.register_buffer(
-            "taps", torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8 if down else None, persistent=False
-        )
+        self.register_buffer("taps", torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8 if down else None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         kernel, weight = self.weight.shape[-1], self.weight * self.weight_gain
@@ -62,9 +60,7 @@ class SrConv2d(nn.Module):
             x = F.conv2d(upfirdn2d(x, self.taps, padding=1 + kernel // 2), weight, stride=2)
         if self.bias is None:
             return x * self.gain
-        return bias_act(
-            x, self.bias, activation="lrelu", gain=math.sqrt(2) * self.gain, clamp=CLAMP * self.gain
-        )
+        return bias_act(x, self.bias, activation="lrelu", gain=math.sqrt(2) * self.gain, clamp=CLAMP * self.gain)
 
 
 class SrDiscriminatorBlock(nn.Module):
@@ -101,9 +97,7 @@ class BilinearUpsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.factor == 1:
             return x
-        return upfirdn2d(
-            x, self.get_buffer("taps"), up=self.factor, padding=self.padding, gain=self.factor**2
-        )
+        return upfirdn2d(x, self.get_buffer("taps"), up=self.factor, padding=self.padding, gain=self.factor**2)
 
 
 class SrDiscriminator(nn.Module):
@@ -134,9 +128,7 @@ class SrDiscriminator(nn.Module):
         long = max(height, width)
         blocks = math.floor(math.log2(long / SMALLEST)) if long >= SMALLEST else 0
         if blocks < 1:
-            raise ConfigError(
-                f"the long edge of the high resolution is {long}, it must be at least {2 * SMALLEST}"
-            )
+            raise ConfigError(f"the long edge of the high resolution is {long}, it must be at least {2 * SMALLEST}")
         side = -(-long // 2**blocks) * 2**blocks
         self.frame_padding = [p for length in (width, height) for p in _halves(side - length)]
         widths = [max(1, int(min(channel_base * 2**n / side, channel_max))) for n in range(blocks + 1)]

@@ -81,14 +81,10 @@ class SynthesisLayer(nn.Module):
         self._add_taps("up_taps", spec.up_taps, spec.in_cutoff, spec.in_half_width, rate, False)
         self._add_taps("down_taps", spec.down_taps, spec.out_cutoff, spec.out_half_width, rate, circular)
 
-    def _add_taps(
-        self, name: str, taps: int, cutoff: float, half_width: float, rate: float, radial: bool
-    ) -> None:
+    def _add_taps(self, name: str, taps: int, cutoff: float, half_width: float, rate: float, radial: bool) -> None:
         design = None
         if taps > 1:
-            design = torch.tensor(
-                low_pass(taps, cutoff, half_width, rate, radial=radial), dtype=torch.float32
-            )
+            design = torch.tensor(low_pass(taps, cutoff, half_width, rate, radial=radial), dtype=torch.float32)
         self.register_buffer(name, design, persistent=False)
 
     def forward(self, x: Tensor, w: Tensor, *, update_ema: bool = False) -> Tensor:
@@ -206,18 +202,13 @@ class SrGenerator(nn.Module):
             first = self.schedule[0]
             features = first.in_channels - channels * (2 * context + 1)
             self.input = FourierInput(features, first.in_size, first.in_rate, first.in_cutoff)
-        self.layers = nn.ModuleList(
-            SynthesisLayer(spec, w_dim, clamp=clamp, radial=radial) for spec in self.schedule
-        )
+        self.layers = nn.ModuleList(SynthesisLayer(spec, w_dim, clamp=clamp, radial=radial) for spec in self.schedule)
         sizes: dict[str, list[Size]] = {}
         for spec in self.schedule:
             sizes.setdefault(_scale_name(spec), []).append(spec.in_size)
         scales = {_scale_name(spec): spec.scale for spec in self.schedule}
         self.resamplers = nn.ModuleDict(
-            {
-                name: FrameResampler(self.lr_size, scales[name], wanted, margin)
-                for name, wanted in sizes.items()
-            }
+            {name: FrameResampler(self.lr_size, scales[name], wanted, margin) for name, wanted in sizes.items()}
         )
 
     def mapping(self, z: Tensor, *, truncation: float = 1.0, update_ema: bool = False) -> Tensor:
@@ -256,9 +247,7 @@ class SrGenerator(nn.Module):
         return (x * RGB_GAIN).unflatten(0, (N, T)).transpose(1, 2)
 
     def _check_frames(self, lr: Tensor, count: int) -> None:
-        expected = (
-            f"[{count}, {self.channels}, more than {2 * self.context}, {self.lr_size[0]}, {self.lr_size[1]}]"
-        )
+        expected = f"[{count}, {self.channels}, more than {2 * self.context}, {self.lr_size[0]}, {self.lr_size[1]}]"
         wanted = (count, self.channels, *self.lr_size)
         if lr.ndim != 5 or (*lr.shape[:2], *lr.shape[3:]) != wanted or lr.shape[2] <= 2 * self.context:
             raise ValueError(f"lr has shape {tuple(lr.shape)}, expected {expected}")

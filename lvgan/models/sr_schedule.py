@@ -145,13 +145,9 @@ def sr_schedule(
     factor = size_factor(size, lr_size)
     long = max(size)
     if long < MIN_LONG_EDGE:
-        raise ConfigError(
-            f"the long edge of the high resolution is {long}, it must be at least {MIN_LONG_EDGE}"
-        )
+        raise ConfigError(f"the long edge of the high resolution is {long}, it must be at least {MIN_LONG_EDGE}")
     if critical < 1 or layers <= critical:
-        raise ConfigError(
-            f"layers={layers} and critical={critical} do not fit: expected layers > critical >= 1"
-        )
+        raise ConfigError(f"layers={layers} and critical={critical} do not fit: expected layers > critical >= 1")
     if margin < 0 or context < 0 or filter_size < 1 or channels < 1:
         raise ConfigError("margin and context must be 0 or more, filter_size and channels 1 or more")
     bands = _bands(long, layers, critical)
@@ -207,9 +203,7 @@ def _padded_size(size: Size, halvings: int, margin: int) -> Size:
     return height, width
 
 
-def low_pass(
-    taps: int, cutoff: float, half_width: float, rate: float, *, radial: bool = False
-) -> NDArray[np.float64]:
+def low_pass(taps: int, cutoff: float, half_width: float, rate: float, *, radial: bool = False) -> NDArray[np.float64]:
     """A Kaiser low-pass of unit sum: ``[taps]``, or ``[taps, taps]`` if `radial`.
 
     The radial filter is the ideal circular one (a jinc) under a separable Kaiser window.

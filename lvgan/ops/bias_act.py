@@ -295,6 +295,4 @@ def _second_backward(ctx: Any, ddx: Tensor) -> tuple[Tensor | None, ...]:
 
 
 torch.library.register_autograd("lvgan::bias_act", _backward, setup_context=_setup_context)
-torch.library.register_autograd(
-    "lvgan::bias_act_backward", _second_backward, setup_context=_setup_second_context
-)
+torch.library.register_autograd("lvgan::bias_act_backward", _second_backward, setup_context=_setup_second_context)

@@ -96,9 +96,7 @@ def filtered_lrelu(
     return y
 
 
-def _sizes(
-    x: Tensor, fu: Tensor, fd: Tensor, up: int, down: int, sides: Sequence[int]
-) -> tuple[list[int], list[int]]:
+def _sizes(x: Tensor, fu: Tensor, fd: Tensor, up: int, down: int, sides: Sequence[int]) -> tuple[list[int], list[int]]:
     """The sizes (x, y) of the signal at the high rate and of the output."""
     high, low = [], []
     for axis, before, after in ((-1, sides[0], sides[1]), (-2, sides[2], sides[3])):

@@ -363,16 +363,13 @@ def upfirdn2d_reference(
 
 torch.library.define(
     "lvgan::upfirdn2d",
-    "(Tensor x, Tensor f, int[] up, int[] down, SymInt[] offset, SymInt[] size, bool flip, float gain)"
-    " -> Tensor",
+    "(Tensor x, Tensor f, int[] up, int[] down, SymInt[] offset, SymInt[] size, bool flip, float gain) -> Tensor",
 )
 torch.library.impl("lvgan::upfirdn2d", "default", upfirdn2d_reference)
 
 
 @torch.library.register_fake("lvgan::upfirdn2d")
-def _fake(
-    x: Tensor, f: Tensor, up: Pair, down: Pair, offset: Pair, size: Pair, flip: bool, gain: float
-) -> Tensor:
+def _fake(x: Tensor, f: Tensor, up: Pair, down: Pair, offset: Pair, size: Pair, flip: bool, gain: float) -> Tensor:
     return x.new_empty(x.shape[0], x.shape[1], size[1], size[0])
 
 

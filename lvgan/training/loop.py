@@ -37,11 +37,11 @@ _Draws = TypeVar("_Draws")
 Sample = tuple[Tensor, ...]  # what a discriminator judges: tensors [N, ...]
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818  (no error: what was asked for)
     """Training was asked to stop by a signal, and has written a checkpoint."""
 
     def __init__(self, signum: int, step: int) -> None:
-        super().__init__(f"stopped at step {step}; run the same command again to go on")
+        super().__init__(f"stopped at step {step}")
         self.signum = signum
 
 
@@ -190,7 +190,12 @@ class Trainer:
     def _train_discriminator(self, real: Sample) -> dict[str, float]:
         task, count = self.task, len(real[0])
         with self._training(task.discriminator, self.optimizers[1]) as parameters:
-            sums = {"loss/discriminator_fake": 0.0, "loss/discriminator_real": 0.0, "logits/fake": 0.0, "logits/real": 0.0}
+            sums = {
+                "loss/discriminator_fake": 0.0,
+                "loss/discriminator_real": 0.0,
+                "logits/fake": 0.0,
+                "logits/real": 0.0,
+            }
             judged = []
             for part, phase in self._chunks(real, "discriminator"):
                 with torch.no_grad():
@@ -293,7 +298,12 @@ def train(task: Task, run: Run, *, progress: bool = True) -> int:
             saved = trainer.step
 
     bar = tqdm(
-        total=settings.steps, initial=trainer.step, unit="step", disable=not progress, dynamic_ncols=True, smoothing=0.1
+        total=settings.steps,
+        initial=trainer.step,
+        unit="step",
+        disable=not progress,
+        dynamic_ncols=True,
+        smoothing=0.1,
     )
     try:
         with _stop_signals() as stop:
@@ -345,7 +355,9 @@ def _brief(values: dict[str, float]) -> str:
         value = values.get(key, 0.0)
         return f"{value:.3f}" if isinstance(value, float) else str(value)
 
-    return f"G {show('loss/generator')}, D real {show('loss/discriminator_real')}, fake {show('loss/discriminator_fake')}"
+    return (
+        f"G {show('loss/generator')}, D real {show('loss/discriminator_real')}, fake {show('loss/discriminator_fake')}"
+    )
 
 
 @contextmanager

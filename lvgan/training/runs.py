@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lvgan import config as cfg
-from lvgan.errors import ConfigError, DataError, MachineError
 from lvgan.checkpoint import checkpoints_in
+from lvgan.errors import ConfigError, DataError, MachineError
 
 RUNS = Path("runs")
 _STEP_IN_NAME = re.compile(r"-step-(\d+)\.pt$")
@@ -123,7 +123,9 @@ def choose_run(
     """
     if name is not None:
         if not re.fullmatch(r"[\w][\w.\-]*", name):
-            raise ConfigError(f"--run {name!r} was given, but letters, digits, '.', '-' and '_' were expected; rename it")
+            raise ConfigError(
+                f"--run {name!r} was given, but letters, digits, '.', '-' and '_' were expected; rename it"
+            )
         run = Run(root / name)
         if not run.config_file.exists():
             return Choice(run, request(None), f"starting {run.folder}")
@@ -131,7 +133,9 @@ def choose_run(
             raise ConfigError(f"{run.folder} exists, but --new asks for another run; give another --run name")
         stored = run.config()
         if stored.stage != stage:
-            raise ConfigError(f"{run.folder} is a '{stored.stage}' run, but '{stage}' was asked for; give another --run name")
+            raise ConfigError(
+                f"{run.folder} is a '{stored.stage}' run, but '{stage}' was asked for; give another --run name"
+            )
         wanted = request(stored)
         changed = cfg.differences(stored, wanted)
         if changed:

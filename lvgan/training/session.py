@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lvgan import config as cfg
-from lvgan.data.dataset import ClipDataset
+from lvgan.data.dataset import ClipDataset, choose_sizes
 from lvgan.device import pick_device
-from lvgan.errors import ConfigError
+from lvgan.errors import ConfigError, MachineError
 from lvgan.training.loop import train
 from lvgan.training.lr import LrTask
 from lvgan.training.runs import RUNS, Run, choose_run
@@ -56,8 +58,8 @@ class Request:
 
 def _with_sizes(config: cfg.Config) -> cfg.Config:
     """The configuration with the sizes that the data holds, where none were named."""
-    dataset = ClipDataset(Path(config.data.path), lr=config.data.lr, hr=config.data.hr)
-    data = replace(config.data, lr=dataset.lr, hr=dataset.hr)
+    lr, hr = choose_sizes(Path(config.data.path), config.data.lr, config.data.hr)
+    data = replace(config.data, lr=lr, hr=hr)
     return replace(config, data=data)  # type: ignore[arg-type]
 
 
@@ -91,10 +93,27 @@ def train_stage(
     say(f"{dataset.kept_message}; training on {target}")
     task: LrTask | SrTask
     task = LrTask(config, dataset, target) if isinstance(config, cfg.LrConfig) else SrTask(config, dataset, target)
-    with contextlib.closing(task):
+    if target.type == "cpu" and sum(p.numel() for p in task.generator.parameters()) > 10_000_000:
+        say("a network of this size is made for GPUs: on a CPU a step takes minutes (--preset tiny is a first look)")
+    with contextlib.closing(task), _out_of_memory(config):
         train(task, run, progress=progress)
     say(f"{run.folder} is complete at step {run.step}; previews are in {run.sample_folder}")
     return run
+
+
+@contextlib.contextmanager
+def _out_of_memory(config: cfg.Config) -> Iterator[None]:
+    """Torch's two ways of running out of memory, as one sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        held = config.training.micro_batch or config.training.batch
+        raise MachineError(
+            f"{held} clips at once do not fit into memory; use a smaller --micro-batch (the result stays the same), "
+            "or a smaller preset"
+        ) from error
 
 
 def _dataset(config: cfg.Config) -> ClipDataset:

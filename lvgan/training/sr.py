@@ -94,7 +94,11 @@ class SrTask:
 
     def data_record(self) -> dict[str, Any]:
         """Sizes and fingerprint of the data."""
-        return {"lr": str(self.config.data.lr), "hr": str(self.config.data.hr), "fingerprint": self._dataset.fingerprint}
+        return {
+            "lr": str(self.config.data.lr),
+            "hr": str(self.config.data.hr),
+            "fingerprint": self._dataset.fingerprint,
+        }
 
     def close(self) -> None:
         """Stop loading data."""

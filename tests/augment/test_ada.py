@@ -23,9 +23,7 @@ from lvgan.errors import ConfigError
 from tests.conftest import Golden
 from tests.helpers import assert_close_to_max
 
-EVERYTHING = AdaSettings(
-    **{name: 1.0 for name in vars(DISCRIMINATOR) if not name.endswith(("_max", "_std", "_size"))}
-)
+EVERYTHING = AdaSettings(**{name: 1.0 for name in vars(DISCRIMINATOR) if not name.endswith(("_max", "_std", "_size"))})
 
 
 class ReplayedDice(Dice):
@@ -189,9 +187,7 @@ def test_conditioning_is_gentle() -> None:
     """Spreads of the conditioning augmentation, read off its matrices."""
     H, W = 100, 200
     dice = Dice(torch.Generator().manual_seed(0))
-    draws = draw_ada(
-        torch.Size((3000, 1, 1, H, W)), 1.0, dice, AdaSettings(**{**vars(CONDITIONING), "noise": 0})
-    )
+    draws = draw_ada(torch.Size((3000, 1, 1, H, W)), 1.0, dice, AdaSettings(**{**vars(CONDITIONING), "noise": 0}))
     assert draws.color is None
     assert draws.warp is not None
     linear, shift = draws.warp[:, :2, :2], draws.warp[:, :2, 2]

@@ -25,9 +25,7 @@ def invoke(*args: str) -> Result:
 
 def test_makes_the_files_and_names_the_next_command(tmp_path: Path) -> None:
     raw = tmp_path / "my raw"
-    result = invoke(
-        str(raw), "--videos", "2", "--seconds", "0.3", "--fps", "20", "--size", "18x33", "--workers", "1"
-    )
+    result = invoke(str(raw), "--videos", "2", "--seconds", "0.3", "--fps", "20", "--size", "18x33", "--workers", "1")
     assert result.exit_code == 0, result.output
     assert f"next: lvgan prepare '{raw}' out/" in result.output
     assert "12/12" in result.output  # the progress bar counts frames

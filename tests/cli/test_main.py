@@ -10,9 +10,8 @@ import time
 
 import pytest
 
-COMMANDS = (
-    "quickstart", "footage", "prepare", "train-lr", "train-sr", "sample", "upscale", "bundle", "inspect", "eval", "bench",
-)  # fmt: skip
+COMMANDS = ["quickstart", "footage", "prepare", "train-lr", "train-sr", "sample", "upscale", "bundle", "inspect"]
+COMMANDS += ["eval", "bench"]
 
 
 def lvgan(*arguments: object, cwd=None) -> subprocess.CompletedProcess[str]:

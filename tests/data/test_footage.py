@@ -116,9 +116,7 @@ def test_a_frame_is_a_pure_function_of_seed_video_and_index() -> None:
 
 
 def test_seeds_and_videos_differ() -> None:
-    frames = [
-        World(s, v).frame(0, 48, 48).astype(np.float32) for s, v in [(0, 0), (0, 1), (0, 2), (1, 0), (2, 0)]
-    ]
+    frames = [World(s, v).frame(0, 48, 48).astype(np.float32) for s, v in [(0, 0), (0, 1), (0, 2), (1, 0), (2, 0)]]
     for i, a in enumerate(frames):
         for b in frames[i + 1 :]:
             assert np.abs(a - b).mean() > 4
@@ -181,9 +179,7 @@ def test_nothing_repeats() -> None:
 
 
 def test_files_hold_what_was_asked_for(tmp_path: Path) -> None:
-    paths = write_footage(
-        tmp_path / "raw", videos=2, seconds=0.5, fps=24, size=Size(48, 65), workers=2, progress=False
-    )
+    paths = write_footage(tmp_path / "raw", videos=2, seconds=0.5, fps=24, size=Size(48, 65), workers=2, progress=False)
     assert [p.name for p in paths] == ["world_0000.mp4", "world_0001.mp4"]
     for path in paths:
         assert ffmpeg_facts(path) == (12, 24.0, "66x48")  # H.264 wants even sizes

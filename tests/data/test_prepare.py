@@ -193,9 +193,7 @@ def test_only_what_changed_is_made_again(tmp_path: Path, monkeypatch: pytest.Mon
     run(raw, out)
     after = tree(out)
     changed = {name for name in after if after[name] != before.get(name)}
-    assert changed == {f"{s.folder()}/partition_000{i}.zip" for s in (LOW, HIGH) for i in (1, 3)} | {
-        "manifest.json"
-    }
+    assert changed == {f"{s.folder()}/partition_000{i}.zip" for s in (LOW, HIGH) for i in (1, 3)} | {"manifest.json"}
     (raw / "d.mp4").unlink()
     (raw / "c.mp4").unlink()
     manifest = run(raw, out)
@@ -253,9 +251,7 @@ def test_one_decode_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     make_video(tmp_path / "raw" / "b.mp4", frames=24)
     calls: list[Path] = []
     original = module.read_frames
-    monkeypatch.setattr(
-        module, "read_frames", lambda path, *a, **k: calls.append(path) or original(path, *a, **k)
-    )  # type: ignore[func-returns-value]
+    monkeypatch.setattr(module, "read_frames", lambda path, *a, **k: calls.append(path) or original(path, *a, **k))  # type: ignore[func-returns-value]
     run(tmp_path / "raw", tmp_path / "out")
     assert sorted(p.name for p in calls) == ["a.mp4", "b.mp4"]  # test_video: one process each
 

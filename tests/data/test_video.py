@@ -100,9 +100,7 @@ def test_rotated_video_comes_upright(tmp_path: Path, turn: int) -> None:
     ],
 )
 def test_odd_sizes_and_formats(tmp_path: Path, size: str, format: str, target: Size) -> None:
-    path = make_video(
-        tmp_path / "v.mkv", size=size, frames=4, source="testsrc", options=("-pix_fmt", format, *FFV1)
-    )
+    path = make_video(tmp_path / "v.mkv", size=size, frames=4, source="testsrc", options=("-pix_fmt", format, *FFV1))
     width, height = map(int, size.split("x"))
     (found,) = everything(path, target)
     assert difference(found, centre_lanczos(decode(path, height, width), target)) < NEAR
@@ -117,9 +115,7 @@ def test_pixels_become_square(tmp_path: Path) -> None:
     info = probe(path)
     assert (info.width, info.height) == (120, 80)
     stored = decode(path, 80, 60)
-    square = np.stack(
-        [np.asarray(Image.fromarray(f).resize((120, 80), Image.Resampling.LANCZOS)) for f in stored]
-    )
+    square = np.stack([np.asarray(Image.fromarray(f).resize((120, 80), Image.Resampling.LANCZOS)) for f in stored])
     for target in (Size(32, 32), Size(20, 60)):
         # The oracle resamples twice.
         assert difference(everything(path, target)[0], centre_lanczos(square, target)) < 3 * NEAR
@@ -130,9 +126,7 @@ def test_stretching_instead_of_cropping(tmp_path: Path) -> None:
     path = make_video(tmp_path / "v.mkv", frames=2, options=("-pix_fmt", "gbrp", *FFV1))
     (found,) = everything(path, Size(32, 32), crop=False)
     frames = decode(path, 64, 96)
-    expected = np.stack(
-        [np.asarray(Image.fromarray(f).resize((32, 32), Image.Resampling.LANCZOS)) for f in frames]
-    )
+    expected = np.stack([np.asarray(Image.fromarray(f).resize((32, 32), Image.Resampling.LANCZOS)) for f in frames])
     assert difference(found, expected) < 1
 
 
@@ -241,9 +235,7 @@ def test_truncated_file_is_used_up_to_the_break(tmp_path: Path, suffix: str) -> 
 def _wrap(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Path:
     """Put a script in ffmpeg's place; ``exec_real`` in it becomes the real one."""
     path, log = folder / "fake-ffmpeg", folder / "calls.log"
-    path.write_text(
-        f'#!/bin/sh\necho "$*" >> "{log}"\n' + script.replace("exec_real", f'exec "{find_ffmpeg()}" "$@"')
-    )
+    path.write_text(f'#!/bin/sh\necho "$*" >> "{log}"\n' + script.replace("exec_real", f'exec "{find_ffmpeg()}" "$@"'))
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("LVGAN_FFMPEG", str(path))
     return log
@@ -277,9 +269,7 @@ def test_leaving_early_stops_the_decoder(tmp_path: Path) -> None:
     assert list(frames) == []
 
 
-@pytest.mark.skipif(
-    not Path("/proc/self/fd").exists(), reason="counts open files by /proc, which is not there"
-)
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files by /proc, which is not there")
 def test_nothing_stays_open(tmp_path: Path) -> None:
     path = make_video(tmp_path / "v.mp4", frames=3)
     everything(path, Size(8, 8))

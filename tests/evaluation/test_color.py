@@ -94,9 +94,7 @@ def test_floats_in_range_agree_with_bytes_and_others_are_clamped(kind: type) -> 
 def test_torch_view_without_contiguous_memory_is_read_as_it_is() -> None:
     clip = noise(6, 3, 5, 6, 3)
     planar = torch.from_numpy(clip).permute(3, 0, 1, 2).contiguous()  # [C, T, H, W]
-    np.testing.assert_array_equal(
-        color_similarity(planar.permute(1, 2, 3, 0).numpy()), color_similarity(clip)
-    )
+    np.testing.assert_array_equal(color_similarity(planar.permute(1, 2, 3, 0).numpy()), color_similarity(clip))
 
 
 def test_grey_clip_equals_its_rgb_copy() -> None:

@@ -41,9 +41,7 @@ def has_color(image: np.ndarray, color: str) -> bool:
     return bool((np.abs(image.astype(int) - wanted).max(axis=-1) <= 3).sum() > 100)
 
 
-def test_plot_shows_footage_in_ink_and_models_in_colour(
-    tmp_path: Path, curves: list[SimilarityCurve]
-) -> None:
+def test_plot_shows_footage_in_ink_and_models_in_colour(tmp_path: Path, curves: list[SimilarityCurve]) -> None:
     plot_similarity(curves, tmp_path / "new" / "a.png", tmp_path / "new" / "a.pdf")
     with Image.open(tmp_path / "new" / "a.png") as file:
         image = np.asarray(file.convert("RGB"))

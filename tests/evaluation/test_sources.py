@@ -86,9 +86,7 @@ def write_shards(root: Path, lengths: list[int], sizes: tuple[tuple[int, int], .
                 for video in range(shard, len(lengths), 2):
                     key = f"clip_{video}"
                     names[key] = [f"frame_{i:06d}.png" for i in range(lengths[video])]
-                    for name, frame in zip(
-                        names[key], stamped(video, lengths[video], height, width), strict=True
-                    ):
+                    for name, frame in zip(names[key], stamped(video, lengths[video], height, width), strict=True):
                         data = BytesIO()
                         Image.fromarray(frame).save(data, "png")
                         file.writestr(f"{key}/{name}", data.getvalue())
@@ -289,9 +287,7 @@ def test_bad_video_among_good_ones_is_left_out(tmp_path: Path, caplog: pytest.Lo
         list(VideoSource(tmp_path / "bad.mp4").clips(5, 10, 0))
 
 
-def test_clips_beyond_the_end_of_a_broken_video_are_left_out(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_clips_beyond_the_end_of_a_broken_video_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     noise = np.random.default_rng(0).integers(0, 2, (80, H, W, 3), dtype=np.uint8)
     write_video(tmp_path / "v.mkv", stamped(1, 80) + noise)  # noise: bytes are spread over all frames
     data = (tmp_path / "v.mkv").read_bytes()
@@ -322,9 +318,7 @@ def test_labels(tmp_path: Path) -> None:
 
 
 def test_function_source(tmp_path: Path) -> None:
-    source = FunctionSource(
-        "f", lambda index, frames, seed: stamped(index, frames + seed), {"checkpoint": "x"}
-    )
+    source = FunctionSource("f", lambda index, frames, seed: stamped(index, frames + seed), {"checkpoint": "x"})
     assert [stamps(clip)[0] for clip in source.clips(3, 4, 0)] == [0, 1, 2]
     assert source.describe() == {"kind": "generated", "checkpoint": "x"}
     with pytest.raises(ValueError, match="make must return"):

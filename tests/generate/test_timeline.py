@@ -47,7 +47,10 @@ def test_a_frame_does_not_depend_on_what_was_asked_for(lr_generator, sr_generato
 
 def test_segments_meet_without_a_seam(lr_generator) -> None:
     # One computation of twice the length has the same frames, to float tolerance.
-    short, long = LrVideo(lr_generator, 1, segment=32).clip(0, 64), LrVideo(lr_generator, 1, segment=64).clip(0, 64)
+    short, long = (
+        LrVideo(lr_generator, 1, segment=32).clip(0, 64),
+        LrVideo(lr_generator, 1, segment=64).clip(0, 64),
+    )
     torch.testing.assert_close(short, long, rtol=0, atol=2e-5 * long.abs().max().item())
 
 

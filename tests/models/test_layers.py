@@ -49,10 +49,7 @@ def test_convolve_is_correlation(kernel: tuple[int, ...]) -> None:
     weight = torch.randn(3, 2, *kernel, generator=generator)
     expected = np.stack(
         [
-            sum(
-                scipy.ndimage.correlate(x[0, i].numpy(), weight[o, i].numpy(), mode="constant")
-                for i in (0, 1)
-            )
+            sum(scipy.ndimage.correlate(x[0, i].numpy(), weight[o, i].numpy(), mode="constant") for i in (0, 1))
             for o in range(3)
         ]
     )
@@ -117,9 +114,7 @@ def test_downsampling_is_a_filter_and_every_second_sample(size: int) -> None:
     assert_close_to_max(downsample_time(x), expected)
 
 
-@pytest.mark.parametrize(
-    ("total", "frames"), [(6, 12), (6, 8), (7, 9), (7, 3), (26, 35), (17, 17), (5, 1), (1, 1)]
-)
+@pytest.mark.parametrize(("total", "frames"), [(6, 12), (6, 8), (7, 9), (7, 3), (26, 35), (17, 17), (5, 1), (1, 1)])
 def test_upsample_time_is_the_matrix(total: int, frames: int) -> None:
     x = torch.randn(2, 3, total, 2, 2, generator=torch.Generator().manual_seed(4))
     expected = torch.einsum("nctab,st->ncsab", x, upsampling_matrix(total, frames))
@@ -155,9 +150,7 @@ def test_golden_modulated_conv3d(golden, case: int) -> None:  # type: ignore[no-
     gain = file.call["input_gain"] or 1.0
     if not file.call["demodulate"]:
         gain /= weight[0].numel() ** 0.5  # the equalised gain, which demodulation cancels
-    y = modulated_conv3d(
-        x, weight, style.transpose(1, 2), demodulate=file.call["demodulate"], input_gain=gain
-    )
+    y = modulated_conv3d(x, weight, style.transpose(1, 2), demodulate=file.call["demodulate"], input_gain=gain)
     assert_close_to_max(y, file.tensors["out/y"])
     grads = torch.autograd.grad(y, (x, weight, style), file.tensors["grad_out"])
     for name, grad in zip(("x", "weight", "style"), grads, strict=True):

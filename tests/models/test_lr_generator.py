@@ -292,9 +292,7 @@ def test_magnitude_statistics_change_only_when_asked() -> None:
     generator(noise, 4, update_ema=True)
     changed = {k for k, v in generator.state_dict().items() if not torch.equal(before[k], v)}
     blocks = itertools.product(range(len(TINY_BLOCKS)), range(2))
-    assert changed == {f"blocks.{i}.magnitude_{j}.mean_square" for i, j in blocks} | {
-        "rgb.magnitude.mean_square"
-    }
+    assert changed == {f"blocks.{i}.magnitude_{j}.mean_square" for i, j in blocks} | {"rgb.magnitude.mean_square"}
 
 
 def test_colours_are_a_quarter_of_the_last_layer() -> None:

@@ -43,18 +43,14 @@ def test_noise_is_normal() -> None:
 
 def test_noise_is_independent_between_frames_channels_and_seeds() -> None:
     count = 20000
-    rows = [
-        frame_noise(seed, start, count) for seed, start in ((1, 0), (1, 1), (2, 0), (2**63, 0), (1, 2**40))
-    ]
+    rows = [frame_noise(seed, start, count) for seed, start in ((1, 0), (1, 1), (2, 0), (2**63, 0), (1, 2**40))]
     flat = torch.cat(rows).double()
     correlation = torch.corrcoef(flat) - torch.eye(len(flat), dtype=torch.float64)
     assert correlation.abs().max() < 6 / count**0.5
     assert len({frame_noise(seed, 0, 1).numpy().tobytes() for seed in (0, 1, 2**32, 2**64 - 1)}) == 4
 
 
-@pytest.mark.parametrize(
-    ("seed", "start", "count"), [(-1, 0, 1), (2**64, 0, 1), (0, -(2**62) - 1, 1), (0, 2**62, 2)]
-)
+@pytest.mark.parametrize(("seed", "start", "count"), [(-1, 0, 1), (2**64, 0, 1), (0, -(2**62) - 1, 1), (0, 2**62, 2)])
 def test_noise_refuses_what_it_cannot_address(seed: int, start: int, count: int) -> None:
     with pytest.raises(ConfigError, match="out of range"):
         frame_noise(seed, start, count)

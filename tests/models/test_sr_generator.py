@@ -105,9 +105,7 @@ def test_golden_mapping(golden: Any) -> None:
     file = golden("sres_mapping")
     t = file.tensors
     generator = SrGenerator(16, 16, 4, 4, context=0, z_dim=20, w_dim=24, layers=4, channel_max=4)
-    generator.load_state_dict(
-        {our_name("mapping." + k): v for k, v in file.group("state").items()}, strict=False
-    )
+    generator.load_state_dict({our_name("mapping." + k): v for k, v in file.group("state").items()}, strict=False)
     generator.w_avg.zero_()
     w = generator.mapping(t["in/z"])
     assert_close_to_max(w, t["out/ws"][:, 0])
@@ -140,9 +138,7 @@ def test_golden_generator(golden: Any, name: str) -> None:
     load(generator, file.group("state"), our_name)
     seen: dict[int, tuple[Tensor, Tensor]] = {}
     for index, layer in enumerate(generator.layers):
-        layer.register_forward_hook(
-            lambda _m, args, out, index=index: seen.__setitem__(index, (args[0], out))
-        )
+        layer.register_forward_hook(lambda _m, args, out, index=index: seen.__setitem__(index, (args[0], out)))
     z, lr = t["in/z"], t["in/cond"]
     with torch.no_grad():
         y = generator(z, lr)
@@ -174,9 +170,7 @@ def test_golden_generator_gradients(golden: Any, name: str, dtype: torch.dtype, 
     assert_close_to_max(lr.grad, t["grad/cond"], tol)
 
 
-@pytest.mark.parametrize(
-    "pair", ["hr256x256_lr64x64", "hr144x256_lr36x64", "hr64x64_lr16x16", "hr36x64_lr9x16"]
-)
+@pytest.mark.parametrize("pair", ["hr256x256_lr64x64", "hr144x256_lr36x64", "hr64x64_lr16x16", "hr36x64_lr9x16"])
 def test_golden_full_size_shapes(golden: Any, pair: str) -> None:
     expected = golden.json("sres_schedule")[pair]
     sizes = [tuple(map(int, part[2:].split("x"))) for part in pair.split("_")]
@@ -206,9 +200,7 @@ def test_golden_frame_resampler(golden: Any, name: str) -> None:
     assert_close_to_max(actual[:, :, :rows, :columns], y[:, :, :rows, :columns])
 
 
-@pytest.mark.parametrize(
-    "scale", [Fraction(3), Fraction(3, 2), Fraction(3, 4), Fraction(1, 2), Fraction(5, 8)]
-)
+@pytest.mark.parametrize("scale", [Fraction(3), Fraction(3, 2), Fraction(3, 4), Fraction(1, 2), Fraction(5, 8)])
 @pytest.mark.parametrize("lr_size", [(40, 40), (24, 40)])
 def test_resampling_keeps_slow_waves_and_the_centre(lr_size: tuple[int, int], scale: Fraction) -> None:
     margin = 8
@@ -282,9 +274,7 @@ SMALL: dict[str, Any] = {
         ((24, 40), (6, 10), 2, {"fourier": True, "radial": True, "clamp": 16.0, "filter_size": 4}),
     ],
 )
-def test_any_size(
-    size: tuple[int, int], lr_size: tuple[int, int], channels: int, extra: dict[str, Any]
-) -> None:
+def test_any_size(size: tuple[int, int], lr_size: tuple[int, int], channels: int, extra: dict[str, Any]) -> None:
     settings = {**SMALL, "context": 1, "channels": channels, **extra}
     if size[0] % lr_size[0] or size[1] % lr_size[1]:
         with pytest.raises(ConfigError, match="40x25"):

@@ -62,9 +62,7 @@ def test_golden_schedule(golden: Any, pair: str) -> None:
             )
             np.testing.assert_allclose(taps, wanted[f"{side}_filter"], rtol=0, atol=2e-8)
         if wanted["cond_filter"] is not None:
-            np.testing.assert_allclose(
-                condition_filter(layer.scale), wanted["cond_filter"], rtol=0, atol=2e-8
-            )
+            np.testing.assert_allclose(condition_filter(layer.scale), wanted["cond_filter"], rtol=0, atol=2e-8)
 
 
 @pytest.mark.parametrize(

@@ -61,9 +61,7 @@ def upfirdn2d_samples() -> list[Sample]:
         sample("crop-far", x, _taps(3), padding=(9, -8, -3, 0)),
         sample("crop-all-left", x, _taps(3), padding=(-8, 6, 0, 0)),
         sample("full", x, _taps(3, 5), padding=(2, 2, 1, 1)),
-        sample(
-            "full-up-down", x, _taps(3, 5), up=(1, 3), down=(2, 1), padding=(0, 4, -1, 3), flip_filter=True
-        ),
+        sample("full-up-down", x, _taps(3, 5), up=(1, 3), down=(2, 1), padding=(0, 4, -1, 3), flip_filter=True),
         sample("full-up4", x, _taps(2, 3), up=4, padding=(2, 3, 2, 3), gain=2.0),
         sample("full-crop-far", x, _taps(2, 2), padding=(9, -8, -6, 4)),
         sample("full-one-tap", x, _taps(1, 1) * 1.5),
@@ -87,9 +85,7 @@ def bias_act_samples() -> list[Sample]:
 
     x, b = _normal(2, 3, 4, 2), _normal(3, seed=1)
     clamped = [
-        sample(f"{act}-clamp", x, b, activation=act, clamp=0.6, gain=1.3)
-        for act in ACTIVATIONS
-        if act != "linear"
+        sample(f"{act}-clamp", x, b, activation=act, clamp=0.6, gain=1.3) for act in ACTIVATIONS if act != "linear"
     ]
     return [
         *(sample(act, x, b, activation=act) for act in ACTIVATIONS),
@@ -104,18 +100,14 @@ def bias_act_samples() -> list[Sample]:
         sample("vector", _normal(4), _normal(4, seed=1), dim=0, activation="tanh"),
         sample("video", _normal(1, 2, 2, 2, 3), _normal(2, seed=1), activation="lrelu", clamp=1.0),
         sample("strided", _normal(3, 4, 5, 2).permute(0, 3, 1, 2)[:, :, ::2], b[:2], activation="lrelu"),
-        sample(
-            "strided-curved", _normal(3, 4, 5, 2).permute(0, 3, 1, 2)[:, :, ::2], b[:2], activation="swish"
-        ),
+        sample("strided-curved", _normal(3, 4, 5, 2).permute(0, 3, 1, 2)[:, :, ::2], b[:2], activation="swish"),
         sample("empty", _normal(0, 3, 2), b, activation="softplus"),
         sample("one", _normal(1, 1), b[:1], activation="elu"),
     ]
 
 
 def filtered_lrelu_samples() -> list[Sample]:
-    def sample(
-        name: str, x: Tensor, fu: Tensor | None, fd: Tensor | None, b: Tensor | None, **settings: Any
-    ) -> Sample:
+    def sample(name: str, x: Tensor, fu: Tensor | None, fd: Tensor | None, b: Tensor | None, **settings: Any) -> Sample:
         return Sample(name, x, {"fu": fu, "fd": fd, "b": b}, settings)
 
     x, b = _normal(2, 2, 5, 6), _normal(2, seed=1)
@@ -125,12 +117,8 @@ def filtered_lrelu_samples() -> list[Sample]:
         sample("up2-down2", x, _taps(6), _taps(6), b, up=2, down=2, padding=(5, 4, 3, 6)),
         sample("clamp", x, _taps(4), _taps(6), b, up=2, down=2, padding=(4, 4, 5, 3), clamp=0.4),
         sample("up4-down2", x, _taps(12), _taps(6), b, up=4, down=2, padding=(10, 9, 4, 13), clamp=0.6),
-        sample(
-            "up2-down4-flip", x, _taps(6), _taps(12), b, up=2, down=4, padding=(5, 6, 7, 4), flip_filter=True
-        ),
-        sample(
-            "up-only", x, _taps(6), None, None, up=2, padding=(-2, 3, 1, -3), clamp=0.5, gain=1.7, slope=0.1
-        ),
+        sample("up2-down4-flip", x, _taps(6), _taps(12), b, up=2, down=4, padding=(5, 6, 7, 4), flip_filter=True),
+        sample("up-only", x, _taps(6), None, None, up=2, padding=(-2, 3, 1, -3), clamp=0.5, gain=1.7, slope=0.1),
         sample("down-only", x, None, _taps(4), b, down=2, padding=3, slope=0.0),
         sample("full", x, _taps(3, 2), _taps(3, 5), b, up=2, down=2, padding=(4, 5, 3, 6), clamp=0.8),
         sample("mixed", x, _taps(3), _taps(2, 3), b, up=2, padding=2),

@@ -36,9 +36,7 @@ def _check(y: Tensor, inputs: dict[str, Tensor], expected: dict[str, Tensor]) ->
     assert_close_to_max(y, expected["y"])
     if "dy" not in expected:
         return
-    for name, gradient in zip(
-        inputs, torch.autograd.grad(y, list(inputs.values()), expected["dy"]), strict=True
-    ):
+    for name, gradient in zip(inputs, torch.autograd.grad(y, list(inputs.values()), expected["dy"]), strict=True):
         assert_close_to_max(gradient, expected[f"d{name}"])
 
 

@@ -123,8 +123,7 @@ def _recorded(op: str, sample: Sample) -> list[tuple[Any, tuple[Any, ...]]]:
         pytest.param(op, s, id=f"{op}-{s}")
         for op, samples in SAMPLES.items()
         for s in samples
-        if s.name
-        in ("up2-even", "full-up-down", "strided", "strided-curved", "clamp", "lrelu", "swish-clamp", "empty")
+        if s.name in ("up2-even", "full-up-down", "strided", "strided-curved", "clamp", "lrelu", "swish-clamp", "empty")
     ],
 )
 def test_registration_of_every_operator_called(op: str, sample: Sample) -> None:
@@ -132,9 +131,7 @@ def test_registration_of_every_operator_called(op: str, sample: Sample) -> None:
     assert calls
     for func, args in calls:
         fresh = [
-            a.detach().clone().requires_grad_(a.is_floating_point() and a.ndim > 2)
-            if isinstance(a, Tensor)
-            else a
+            a.detach().clone().requires_grad_(a.is_floating_point() and a.ndim > 2) if isinstance(a, Tensor) else a
             for a in args
         ]
         torch.library.opcheck(func, fresh)

@@ -17,7 +17,14 @@ from tests.training.toy import ToyTask
 
 
 def _config(**training: object) -> Config:
-    settings = {"batch": 4, "steps": 12, "checkpoint_every": 5, "log_every": 1, "sample_every": 6, "r1_every": 4}
+    settings = {
+        "batch": 4,
+        "steps": 12,
+        "checkpoint_every": 5,
+        "log_every": 1,
+        "sample_every": 6,
+        "r1_every": 4,
+    }
     return build("lr", {"training": {**settings, **training}})
 
 

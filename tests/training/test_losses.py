@@ -45,7 +45,11 @@ def test_ema_decay_golden(golden) -> None:
 def test_ada_moves_golden(golden) -> None:
     for case in golden.json("schedules")["ada"]:
         controller = AdaController(
-            target=case["target"], rate=case["rate"], interval=case["gain"], p_max=case["p_max"], p=case["p_before"]
+            target=case["target"],
+            rate=case["rate"],
+            interval=case["gain"],
+            p_max=case["p_max"],
+            p=case["p_before"],
         )
         for _ in range(case["gain"]):
             # A mean sign is made of ones and minus ones.
