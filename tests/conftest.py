@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as lvgan/__main__.py does, before torch is loaded
+
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
