@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -22,3 +24,11 @@ def torch_generator(seed: int, *keys: int | str, device: torch.device | str = "c
 def numpy_generator(seed: int, *keys: int | str) -> np.random.Generator:
     """A NumPy generator seeded by :func:`derive`."""
     return np.random.Generator(np.random.Philox(derive(seed, *keys)))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's global CPU generator seeded within, and as it was afterwards: for initial weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -37,7 +37,7 @@ def prepare(
     from lvgan.data.prepare import prepare as work
     from lvgan.sizes import Size
 
-    with _Bars() as bars:
+    with Bars() as bars:
         manifest = work(
             raw,
             out,
@@ -55,7 +55,7 @@ def prepare(
     typer.echo(summary(manifest, out))
 
 
-class _Bars:
+class Bars:
     """A progress bar on standard error for each phase, one after the other."""
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class _Bars:
             self._bar.close()  # type: ignore[attr-defined]
             self._bar = None
 
-    def __enter__(self) -> _Bars:
+    def __enter__(self) -> Bars:
         return self
 
     def __exit__(self, *_: object) -> None:

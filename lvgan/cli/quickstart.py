@@ -29,10 +29,8 @@ def quickstart(
     """
     from lvgan.cli.train import exit_when_stopped
     from lvgan.data.footage import write_footage
-    from lvgan.data.prepare import prepare
     from lvgan.device import pick_device
     from lvgan.errors import DataError
-    from lvgan.sizes import Size
     from lvgan.training.session import Request, train_stage
 
     pick_device(device)
@@ -57,10 +55,7 @@ def quickstart(
         return work
 
     stage("footage: 12 videos of 10 s", lambda: write_footage(raw, videos=12, seconds=10.0, seed=seed))
-    stage(
-        "prepare: one decode, two resolutions",
-        lambda: prepare(raw, shards, lr=Size.parse(LOW), hr=Size.parse(HIGH)),
-    )
+    stage("prepare: one decode, two resolutions", lambda: _prepare(raw, shards))
     stage("train-lr: what happens, over how long", train("lr"))
     stage("train-sr: what it looks like, close up", train("sr"))
     lr, sr = _newest(runs / "lr-0001"), _newest(runs / "sr-0001")
@@ -73,6 +68,15 @@ def quickstart(
     typer.echo(f"look at {folder / 'long.mp4'} and {folder / 'eval' / 'color-sim.png'}; a longer training looks better")
     command = f"lvgan sample {shlex.quote(str(lr))} --sr {shlex.quote(str(sr))} --seed 1 -n 1800 -o another.mp4"
     typer.echo(f"next: {command}")
+
+
+def _prepare(raw: Path, shards: Path) -> None:
+    from lvgan.cli.prepare import Bars
+    from lvgan.data.prepare import prepare
+    from lvgan.sizes import Size
+
+    with Bars() as bars:
+        prepare(raw, shards, lr=Size.parse(LOW), hr=Size.parse(HIGH), progress=bars.show)
 
 
 def _newest(run: Path) -> Path:

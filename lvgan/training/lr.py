@@ -11,37 +11,27 @@ from torch import Tensor, nn
 from lvgan import config as cfg
 from lvgan.augment.diffaug import apply_diff_augment, draw_diff_augment
 from lvgan.augment.time_stretch import apply_time_stretch, draw_time_stretch
-from lvgan.data.dataset import Batches, ClipDataset, lr_batches
+from lvgan.data.dataset import ClipDataset, lr_batches
 from lvgan.generate.timeline import LrVideo
 from lvgan.models import build
 from lvgan.models.lr_generator import LrGenerator
-from lvgan.pixels import from_bytes
+from lvgan.seeding import seeded
+from lvgan.training.data_task import DataTask
 from lvgan.training.loop import Phase, Sample
 from lvgan.training.preview import write_clip_preview
 
 
-class LrTask:
+class LrTask(DataTask):
     """Clips of `frames` frames; a sample is ``(video [N, C, T, H, W],)``."""
 
     def __init__(self, config: cfg.LrConfig, dataset: ClipDataset, device: torch.device) -> None:
+        with seeded(config.training.seed):
+            self.generator: LrGenerator = build.lr_generator(config).to(device)
+            self.discriminator = build.lr_discriminator(config).to(device)
+        s, data = config.training, config.data
+        batches = lr_batches(dataset, batch=s.batch, frames=data.frames, seed=s.seed, flip=data.flip)
+        super().__init__(dataset, batches, device)
         self.config = config
-        self.device = device
-        torch.manual_seed(config.training.seed)  # of the initial weights
-        self.generator: LrGenerator = build.lr_generator(config).to(device)
-        self.discriminator = build.lr_discriminator(config).to(device)
-        self._dataset = dataset
-        self._batches: Batches = lr_batches(
-            dataset,
-            batch=config.training.batch,
-            frames=config.data.frames,
-            seed=config.training.seed,
-            flip=config.data.flip,
-        )
-
-    def real(self, step: int) -> Sample:
-        """(see :class:`lvgan.training.loop.Task`)"""
-        (clip,) = self._batches.get(step)
-        return (from_bytes(clip.to(self.device)),)
 
     def fake(self, real: Sample, phase: Phase, update_ema: bool) -> Sample:
         """Clips cut at a random place from longer ones, so that the time grid cannot be learnt."""
@@ -80,18 +70,6 @@ class LrTask:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Nothing adapts here."""
-
-    def data_record(self) -> dict[str, Any]:
-        """Sizes and fingerprint of the data."""
-        return {
-            "lr": str(self.config.data.lr),
-            "hr": str(self.config.data.hr),
-            "fingerprint": self._dataset.fingerprint,
-        }
-
-    def close(self) -> None:
-        """Stop loading data."""
-        self._batches.close()
 
     def preview(self, generator: nn.Module, folder: Path, step: int) -> None:
         """Six clips of the average generator, always of the same seeds."""

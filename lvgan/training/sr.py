@@ -10,15 +10,17 @@ from torch import Tensor, nn
 
 from lvgan import config as cfg
 from lvgan.augment import ada
-from lvgan.data.dataset import Batches, ClipDataset, sr_batches
+from lvgan.data.dataset import ClipDataset, sr_batches
 from lvgan.models import build
 from lvgan.models.sr_generator import SrGenerator
 from lvgan.pixels import from_bytes
+from lvgan.seeding import seeded
+from lvgan.training.data_task import DataTask
 from lvgan.training.loop import Phase, Sample, take
 from lvgan.training.preview import write_pair_preview
 
 
-class SrTask:
+class SrTask(DataTask):
     """A sample is ``(low [N, C, T + 2·context, h, w], high [N, C, T, H, W])``.
 
     Fakes carry the low-resolution frames that the generator saw, augmentation included; real ones carry
@@ -26,29 +28,19 @@ class SrTask:
     """
 
     def __init__(self, config: cfg.SrConfig, dataset: ClipDataset, device: torch.device) -> None:
-        self.config = config
-        self.device = device
-        torch.manual_seed(config.training.seed)  # of the initial weights
-        self.generator: SrGenerator = build.sr_generator(config).to(device)
-        self.discriminator = build.sr_discriminator(config).to(device)
+        with seeded(config.training.seed):
+            self.generator: SrGenerator = build.sr_generator(config).to(device)
+            self.discriminator = build.sr_discriminator(config).to(device)
         s = config.training
         self._controller = ada.AdaController(
             target=s.ada_target, rate=s.ada_rate, interval=s.ada_every, p_max=s.ada_max
         )
-        self._dataset = dataset
-        self._batches: Batches = sr_batches(
-            dataset,
-            batch=s.batch,
-            frames=config.data.frames,
-            context=config.data.context,
-            seed=s.seed,
-            flip=config.data.flip,
+        data = config.data
+        batches = sr_batches(
+            dataset, batch=s.batch, frames=data.frames, context=data.context, seed=s.seed, flip=data.flip
         )
-
-    def real(self, step: int) -> Sample:
-        """(see :class:`lvgan.training.loop.Task`)"""
-        low, high = self._batches.get(step)
-        return from_bytes(low.to(self.device)), from_bytes(high.to(self.device))
+        super().__init__(dataset, batches, device)
+        self.config = config
 
     def fake(self, real: Sample, phase: Phase, update_ema: bool) -> Sample:
         """High resolution made of real low-resolution clips that went through the conditioning augmentation."""
@@ -91,18 +83,6 @@ class SrTask:
     def load_state(self, state: dict[str, Any]) -> None:
         """The reverse of `state`."""
         self._controller.load_state_dict(state)
-
-    def data_record(self) -> dict[str, Any]:
-        """Sizes and fingerprint of the data."""
-        return {
-            "lr": str(self.config.data.lr),
-            "hr": str(self.config.data.hr),
-            "fingerprint": self._dataset.fingerprint,
-        }
-
-    def close(self) -> None:
-        """Stop loading data."""
-        self._batches.close()
 
     def preview(self, generator: nn.Module, folder: Path, step: int) -> None:
         """Four real clips, enlarged: input, output, truth."""
