@@ -84,6 +84,8 @@ def load(path: Path, stage: str | None = None) -> dict[str, Any]:
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}; check the path") from None
     except OSError as error:
+        if error.errno == errno.EINVAL:  # torch's word for an archive that is cut short
+            raise _damaged(path) from error
         raise CheckpointError(f"cannot read {path}: {error.strerror}; check its permissions") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
@@ -91,7 +93,7 @@ def load(path: Path, stage: str | None = None) -> dict[str, Any]:
             "it was refused: only checkpoints written by lvgan are read"
         ) from error
     except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is damaged or cut short; use another checkpoint of the run") from error
+        raise _damaged(path) from error
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
         raise CheckpointError(f"{path} is a torch file, but not a checkpoint written by lvgan; name one from a run")
     if not isinstance(checkpoint.get("version"), int) or checkpoint["version"] > VERSION:
@@ -99,12 +101,28 @@ def load(path: Path, stage: str | None = None) -> dict[str, Any]:
             f"{path} was written in checkpoint version {checkpoint.get('version')}, but this lvgan reads up to "
             f"{VERSION}; install a newer lvgan"
         )
+    parts = [checkpoint.get(name) for name in ("lr", "sr")] if checkpoint.get("stage") == "bundle" else [checkpoint]
+    if not all(isinstance(part, dict) and _is_complete(part) for part in parts):
+        raise CheckpointError(f"{path} lacks parts of a checkpoint; it was not written by lvgan as it is: use another")
     if stage is not None and checkpoint["stage"] != stage:
         raise CheckpointError(
             f"{path} is {stage_name(checkpoint['stage'])}, but {stage_name(stage)} was expected here; "
             "check which file you named"
         )
     return checkpoint
+
+
+def _is_complete(part: dict[str, Any]) -> bool:
+    """Whether what every reader relies on is there, of the right kind."""
+    kinds = {"step": int, "config": dict, "generator_ema": dict, "data": dict, "versions": dict}
+    if part.get("stage") not in ("lr", "sr") or not all(isinstance(part.get(k), kind) for k, kind in kinds.items()):
+        return False
+    sections = (part["config"].get("data"), part["config"].get("training"))
+    return all(isinstance(section, dict) for section in sections)
+
+
+def _damaged(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path} is damaged or cut short; use another checkpoint of the run")
 
 
 def _foreign(path: Path, head: bytes) -> CheckpointError:
@@ -148,10 +166,11 @@ def check_pair(lr: dict[str, Any], sr: dict[str, Any]) -> None:
 _STEP = re.compile(r"-step-(\d+)\.pt$")
 
 
-def checkpoints_in(folder: Path) -> list[Path]:
-    """The checkpoints of a run's ``checkpoints`` folder, oldest first."""
-    found = [(int(m[1]), p) for p in folder.glob("*.pt") if (m := _STEP.search(p.name))]
-    return [p for _, p in sorted(found)]
+def checkpoints_in(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The checkpoints of a run's ``checkpoints`` folder, oldest first: those to use, and damaged ones."""
+    found = sorted((int(m[1]), p) for p in folder.glob("*.pt") if (m := _STEP.search(p.name)))
+    intact = [p for _, p in found if zipfile.is_zipfile(p)]  # its index stands at the end: cut short, it is none
+    return intact, [p for _, p in found if p not in intact]
 
 
 def find(path: Path) -> Path:
@@ -162,7 +181,8 @@ def find(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    found = checkpoints_in(path / "checkpoints") or checkpoints_in(path)
-    if not found:
-        raise CheckpointError(f"{path} is a folder without checkpoints; name a .pt file or a run such as runs/lr-0001")
-    return found[-1]
+    for folder in (path / "checkpoints", path):
+        intact, _ = checkpoints_in(folder)
+        if intact:
+            return intact[-1]
+    raise CheckpointError(f"{path} is a folder without checkpoints; name a .pt file or a run such as runs/lr-0001")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -287,7 +288,9 @@ def _scalar(kind: type, value: Any, key: str) -> Any:
 def _checked(value: Any, key: str, limits: Mapping[str, Any]) -> Any:
     low, high, choices = limits.get("min"), limits.get("max"), limits.get("choices")
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if value != value or (low is not None and value < low):
+        if not math.isfinite(value):
+            raise ConfigError(f"{key} is {value}, but a finite number was expected; use {low or 0} or more")
+        if low is not None and value < low:
             raise ConfigError(f"{key} is {value}, but at least {low} is needed; use {low} or more")
         if high is not None and value > high:
             raise ConfigError(f"{key} is {value}, but at most {high} is possible; use {high} or less")

@@ -7,6 +7,7 @@
     ├── DataError           footage, shards or folders that cannot be used
     │   └── MediaError      one media file that ffmpeg cannot read or write
     ├── CheckpointError     a checkpoint that is damaged, foreign or of the wrong kind
+    ├── TrainingError       training that went wrong and cannot mend itself
     └── MachineError        the machine lacks something: disk, device, ffmpeg
 
 Every message says what was found, what was expected and what to do. Anything else that
@@ -34,6 +35,10 @@ class MediaError(DataError):
 
 class CheckpointError(LvganError):
     """A checkpoint that is damaged, foreign or of the wrong kind."""
+
+
+class TrainingError(LvganError):
+    """Training that went wrong and cannot mend itself."""
 
 
 class MachineError(LvganError):

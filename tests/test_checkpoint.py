@@ -18,7 +18,7 @@ def _checkpoint(stage: str = "lr", lr: str = "32x32") -> dict:
     return ckpt.new_checkpoint(
         stage,
         step=3,
-        config={"data": {"lr": lr, "channels": 3}},
+        config={"data": {"lr": lr, "channels": 3}, "training": {}},
         generator_ema={"w": torch.arange(4.0)},
         data={},
     )
@@ -66,7 +66,13 @@ def test_refusals(tmp_path) -> None:
     torch.save({"a": torch.ones(1)}, foreign)
     later = tmp_path / "later.pt"
     torch.save({**_checkpoint(), "version": 99}, later)
+    bare = tmp_path / "bare.pt"
+    torch.save({"format": ckpt.FORMAT, "version": 1}, bare)
+    half = tmp_path / "half.pt"
+    half.write_bytes(cut.read_bytes()[:700])
     for path, words in (
+        (bare, "lacks parts"),
+        (half, "damaged"),
         (picture, "not a checkpoint"),
         (empty, "empty"),
         (cut, "damaged"),

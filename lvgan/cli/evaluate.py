@@ -59,6 +59,8 @@ def color_sim(
     ):
         if value is not None and not low <= value <= high:
             raise ConfigError(f"{name} {value} was given, but {low} to {high} is possible; choose a value in between")
+    if output is not None and output.exists() and not output.is_dir():
+        raise ConfigError(f"--output {output} is a file, but a folder was expected; name another")
     target = pick_device(device)
     named = list(operands or [])
     folder = output

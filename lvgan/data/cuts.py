@@ -41,13 +41,15 @@ def read_cuts(path: Path) -> dict[str, list[Interval]]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the cuts file {path} cannot be read ({error})") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"the cuts file {path} is no text in UTF-8; save it as UTF-8") from error
+    except OSError as error:
+        raise DataError(f"the cuts file {path} cannot be read ({error.strerror}); check its path") from error
     try:
         if path.suffix.lower() == ".json":
             content = json.loads(text, object_pairs_hook=lambda pairs: _unique(path, pairs))
         else:
-            content = yaml.safe_load(text)
+            content = _load_yaml(path, text)
     except (yaml.YAMLError, json.JSONDecodeError) as error:
         raise DataError(f"the cuts file {path} is not valid ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
@@ -95,6 +97,14 @@ def _unique(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         if keys.count(key) > 1:
             raise DataError(f"the cuts file {path} names {key!r} twice; put its intervals into one list")
     return dict(pairs)
+
+
+def _load_yaml(path: Path, text: str) -> Any:
+    """As ``yaml.safe_load``, but a video named twice is refused instead of taken once."""
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    if isinstance(node, yaml.MappingNode):
+        _unique(path, [(key.value, None) for key, _ in node.value])
+    return yaml.safe_load(text)
 
 
 def _intervals(path: Path, video: str, entries: Any) -> list[Interval]:

@@ -53,7 +53,12 @@ def count(numbers: Numbers) -> int | None:
     """How many frames come out of the graph; None: all to the end."""
     if not numbers or numbers[-1][1] is None:
         return None
-    return sum(1 for _ in emitted(numbers))
+    total, n = 0, 0
+    for first, stop in numbers:
+        assert stop is not None  # only the last span may be open
+        total += (-(-first // HEARTBEAT) - -(-n // HEARTBEAT) if first > n else 0) + stop - first
+        n = max(n, stop)
+    return total
 
 
 def time_filters(stream: Any, fps: float | None, numbers: Numbers, spans: Sequence[Span]) -> Any:

@@ -74,7 +74,8 @@ class _Job:
         """About how many frames it gives."""
         spans = self.spans or ((0.0, None),)
         length = self.source.info.duration or 30.0
-        return sum(max(1, math.ceil(((length if end is None else end) - start) * fps)) for start, end in spans)
+        ends = [length if end is None else min(end, max(length, start)) for start, end in spans]
+        return sum(max(1, math.ceil((end - start) * fps)) for (start, _), end in zip(spans, ends, strict=True))
 
 
 @dataclass
@@ -158,21 +159,24 @@ def prepare(
 
 def _check(settings: _Settings, raw: Path, out: Path, workers: int | None) -> None:
     lr, hr = settings.lr, settings.hr
-    factor = max(1, round(hr.width / lr.width))
+    factor = max(2, round(hr.width / lr.width))
     if (hr.height, hr.width) != (lr.height * factor, lr.width * factor):
-        while max(lr) * factor > LARGEST_SIDE:
+        while max(lr) * factor > LARGEST_SIDE and factor > 2:
             factor -= 1
         near = Size(lr.height * factor, lr.width * factor)
-        raise ConfigError(f"the high resolution {hr} is no whole multiple of the low one, {lr}; {near} would be")
-    if not 0 < settings.fps <= 1000:
-        raise ConfigError(f"{settings.fps:g} frames a second are not possible; give a number up to 1000")
+        raise ConfigError(f"the high resolution {hr} is not 2, 3, 4, ... times the low one, {lr}; {near} would be")
+    if not 0.1 <= settings.fps <= 1000:
+        raise ConfigError(f"{settings.fps:g} frames a second are not possible; give a number from 0.1 to 1000")
     if not (0 <= settings.trim_start < math.inf and 0 <= settings.trim_end < math.inf):
         raise ConfigError("the seconds to trim cannot be negative or endless; give 0 to trim nothing")
     if settings.min_frames < 1:
         raise ConfigError(f"clips of {settings.min_frames} frames are not possible; give a minimum of 1 or more")
     if workers is not None and workers < 1:
         raise ConfigError(f"{workers} workers cannot work; give 1 or more")
-    if out.exists() and not out.is_dir():
+    blocking = next((p for p in (out, *out.parents) if p.exists() and not p.is_dir()), None)
+    if blocking is not None and blocking != out:
+        raise DataError(f"{blocking} is a file, so {out} cannot be a folder for the shards; choose another place")
+    if blocking is not None:
         raise DataError(f"{out} is a file, and a folder for the shards was expected; choose another name")
     if raw.exists() and out.exists() and raw.resolve() == out.resolve():
         raise DataError(f"{out} is the folder of the footage itself; choose another folder for the shards")

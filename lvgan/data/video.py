@@ -43,6 +43,7 @@ _FORMATS = (
     "mp3,aac,wav,w64,flac,aiff,caf,h261,h263,h264,hevc,vvc,evc,vc1,cavsvideo,avs2,avs3,dirac,dnxhd,mjpeg,yuv4mpegpipe,dv,wtv,nsv,swf,"
     "bink,smk,roq,flic,film_cpk,amv,4xm,r3d,lvf,ser,y4m"
 )
+_FILE = "FILE"
 _SAFE_INPUT = {"protocol_whitelist": "file,pipe", "format_whitelist": _FORMATS}
 
 
@@ -81,8 +82,12 @@ def ffmpeg_version() -> str:
     return match[1].decode("utf-8", "replace") if match else "unknown"
 
 
-def _command(stream: Any) -> list[str]:
-    compiled = ffmpeg.compile(stream, cmd=find_ffmpeg())
+def _command(stream: Any, file: Path) -> list[str]:
+    """The command line of a graph whose input or output is :data:`_FILE`."""
+    # ffmpeg-python hashes what it is given as UTF-8, which not every file name is: the name is put in afterwards.
+    # As a URL, so that no name is an option, a protocol or a pattern.
+    name = f"file:{file.absolute()}"
+    compiled = [name if word == _FILE else word for word in ffmpeg.compile(stream, cmd=find_ffmpeg())]
     return [compiled[0], "-hide_banner", "-nostdin", "-loglevel", "error", *compiled[1:]]
 
 
@@ -154,7 +159,7 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
     """
     source = Path(path)
     _check_readable(source)
-    command = _command(ffmpeg.input(_url(source), **_SAFE_INPUT).output("-", format="null"))
+    command = _command(ffmpeg.input(_FILE, **_SAFE_INPUT).output("-", format="null"), source)
     command = command[: command.index("-i") + 2]  # input only: ffmpeg describes it and leaves
     command[command.index("error")] = "info"
     try:
@@ -171,8 +176,8 @@ def measure_duration(path: str | os.PathLike[str]) -> float:
         MediaError: it cannot be found out.
     """
     source = Path(path)
-    stream = ffmpeg.input(_url(source), **_SAFE_INPUT)["V"].output("-", format="null", c="copy")
-    command = _command(stream)
+    stream = ffmpeg.input(_FILE, **_SAFE_INPUT)["V"].output("-", format="null", c="copy")
+    command = _command(stream, source)
     command[command.index("error")] = "info"
     said = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).stderr
     times = re.findall(r"time=(\d+):(\d\d):(\d\d(?:\.\d+)?)", said.decode("utf-8", "replace"))
@@ -180,10 +185,6 @@ def measure_duration(path: str | os.PathLike[str]) -> float:
         raise MediaError(f"{source} does not say how long it is, and its length could not be measured")
     hours, minutes, seconds = times[-1]
     return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-
-
-def _url(path: Path) -> str:
-    return f"file:{os.path.abspath(path)}"
 
 
 def _check_readable(path: Path) -> None:
@@ -246,14 +247,15 @@ def read_frames(
         raise ValueError("spans need a constant frame rate: give fps")
     targets = list(sizes) if sizes is not None else [Size(info.height, info.width)]
     numbers = frame_numbers(spans, fps) if fps is not None else []
-    stream = ffmpeg.input(_url(Path(path)), fflags="+discardcorrupt", threads=threads, **_SAFE_INPUT)["V"]
+    stream = ffmpeg.input(_FILE, threads=threads, **_SAFE_INPUT)["V"]
     stream = time_filters(stream, fps, numbers, spans)
     stream = picture_filters(stream, targets, crop)
-    options: dict[str, Any] = {"format": "rawvideo", "pix_fmt": "rgb24"}
+    # passthrough: the graph has made the rate constant; nothing may be repeated or dropped after it.
+    options: dict[str, Any] = {"format": "rawvideo", "pix_fmt": "rgb24", "fps_mode": "passthrough"}
     limit = count(numbers)
     if limit is not None:
         options["frames:v"] = max(limit, 1)
-    command = _command(stream.output("pipe:1", **options))
+    command = _command(stream.output("pipe:1", **options), Path(path))
     plan = emitted(numbers) if numbers else ((n, 0) for n in itertools.count())
     expected = info.duration if not spans else None
     return FrameReader(Path(path), info, command, targets, plan, fps, expected, stall)
@@ -340,10 +342,6 @@ class FrameReader:
             damage = _what_broke(said) if self._frames or not said else plain(said[0])
         if not self._frames and (damage or self._expected is not None):
             raise MediaError(f"{self.path}: no frame could be decoded ({damage or 'it holds none'})")
-        seconds = self._frames / self._fps if self._fps else None
-        # Some formats break off without a word; sound that goes on a little longer is no damage.
-        if not damage and seconds and self._expected and seconds < 0.9 * self._expected - 0.5:
-            damage = f"the pictures end after {seconds:.1f} s of {self._expected:.1f} s"
         self.damage = damage
 
     def _stop(self, *, kill: bool) -> int:
@@ -411,6 +409,8 @@ def check_output(path: str | os.PathLike[str]) -> tuple[Path, str]:
     text = os.fspath(path)
     target = Path(text)
     kind = target.suffix.lower()
+    if text == "-":
+        raise ConfigError(f"video cannot be written to standard output; use {OUTPUTS}")
     if text.endswith(("/", os.sep)) or not kind or (target.is_dir() and kind not in (".mp4", ".gif", ".npy")):
         check_png_folder(target)
         return target, ""
@@ -465,8 +465,7 @@ class _EncodedWriter(VideoWriter):
             options = {"format": "mp4", "vcodec": "libx264", "crf": 17, "movflags": "+faststart"}
             options |= dict.fromkeys(("colorspace", "color_primaries", "color_trc"), "bt709")
             options["color_range"] = "tv"
-        output = frames.output(f"file:{os.path.abspath(self.partial)}", **options).overwrite_output()
-        return _command(output)
+        return _command(frames.output(_FILE, **options).overwrite_output(), self.partial)
 
     def _finish(self) -> None:
         assert self._process is not None

@@ -37,6 +37,7 @@ from lvgan.data.world_terrain import (
 SPEED = 0.4  # metres a frame
 FAR = 8000.0
 CLOUD_HEIGHT = 600.0
+CLOUD_REACH = 180  # cells between the camera and the end of a level
 BLOCK = 64  # rows that are worked on at once: as many as stay in the processor's cache
 
 
@@ -273,9 +274,12 @@ class _Shot:
         slant = np.maximum(rise, 0.012)
         distance = CLOUD_HEIGHT / slant
         footprint = np.maximum(distance, 0.5 * distance / slant) / view.focal
-        level = np.clip(np.round(np.log2(1.5 * footprint / Clouds.CELL)), 0, Clouds.LEVELS - 1).astype(np.int64)
+        level = np.round(np.log2(1.5 * footprint / Clouds.CELL))
+        # In large pictures the footprint is small: still no further than what the maps keep around the camera.
+        level = np.maximum(level, np.ceil(np.log2(distance / (CLOUD_REACH * Clouds.CELL))))
+        levels = np.clip(level, 0, Clouds.LEVELS - 1).astype(np.int64)
         wind = 3.5 * self.index
-        samples = _sample(self.world._sky, level, distance.astype(np.float32), view.slopes, self, wind, 0.5 * wind)
+        samples = _sample(self.world._sky, levels, distance.astype(np.float32), view.slopes, self, wind, 0.5 * wind)
         density = samples.reshape(len(rise), len(view.slopes))
         density = (density - np.float32(mood.cover)) * np.float32(1.7)
         np.clip(density, 0, 1, out=density)

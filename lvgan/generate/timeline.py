@@ -111,6 +111,8 @@ class SrVideo:
         block: int | None = None,
     ) -> None:
         _check_seed(seed)
+        if not -2 <= truncation <= 2:
+            raise ConfigError(f"a truncation of {truncation:g} was given, but -2 to 2 is possible; 1 is as trained")
         self._frames = frames
         self._generator = generator
         device = next(generator.parameters()).device

@@ -116,8 +116,11 @@ def load_weights(network: nn.Module, state: dict[str, Any], name: str) -> None:
 
 def generator_of(checkpoint: dict[str, Any], name: str = "the checkpoint") -> LrGenerator | SrGenerator:
     """The averaged (EMA) generator that a checkpoint holds, in evaluation mode, on the CPU."""
-    config = cfg.build(checkpoint["stage"], checkpoint["config"])
     network: LrGenerator | SrGenerator
-    network = lr_generator(config) if isinstance(config, cfg.LrConfig) else sr_generator(config)
+    try:
+        config = cfg.build(checkpoint["stage"], checkpoint["config"])
+        network = lr_generator(config) if isinstance(config, cfg.LrConfig) else sr_generator(config)
+    except ConfigError as error:
+        raise CheckpointError(f"{name} holds settings that no network can be built from ({error})") from error
     load_weights(network, checkpoint["generator_ema"], name)
     return network.eval().requires_grad_(False)

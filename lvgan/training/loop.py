@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from lvgan import checkpoint as ckpt
 from lvgan import config as cfg
-from lvgan.errors import CheckpointError
+from lvgan.errors import CheckpointError, TrainingError
 from lvgan.models.build import load_weights
 from lvgan.seeding import torch_generator
 from lvgan.training import losses
@@ -307,11 +307,12 @@ def train(task: Task, run: Run, *, progress: bool = True) -> int:
     )
     try:
         with _stop_signals() as stop:
-            means = _Means()
+            means, finite = _Means(), _Finite()
             while trainer.step < settings.steps:
                 started = time.perf_counter()
                 values = trainer.run_step()
                 seconds = time.perf_counter() - started
+                finite.check(trainer.step, values, run.newest_checkpoint())
                 means.add(values | {"time/seconds_per_step": seconds})
                 bar.update()
                 done = trainer.step == settings.steps
@@ -319,7 +320,7 @@ def train(task: Task, run: Run, *, progress: bool = True) -> int:
                     logged = means.take()
                     bar.set_postfix_str(_brief(logged))
                     log.write(trainer.step, logged)
-                if trainer.step % settings.checkpoint_every == 0 or done or stop:
+                if (trainer.step % settings.checkpoint_every == 0 or done or stop) and finite.now:
                     save()
                 if (trainer.step % settings.sample_every == 0 or done) and not stop:
                     task.preview(trainer.average, run.sample_folder, trainer.step)
@@ -330,6 +331,30 @@ def train(task: Task, run: Run, *, progress: bool = True) -> int:
         bar.close()
         log.close()
     return trainer.step
+
+
+class _Finite:
+    """Stops a run whose losses have left the finite numbers for good; nothing is saved meanwhile."""
+
+    PATIENCE = 10  # steps
+
+    def __init__(self) -> None:
+        self.now = True
+        self._since: int | None = None
+
+    def check(self, step: int, values: dict[str, float], newest: Path | None) -> None:
+        bad = [key for key, value in values.items() if key.startswith("loss/") and not math.isfinite(value)]
+        self.now = not bad
+        if not bad:
+            self._since = None
+            return
+        self._since = step if self._since is None else self._since
+        if step - self._since >= self.PATIENCE - 1:
+            kept = f"the newest good checkpoint is {newest}" if newest else "there is no good checkpoint yet"
+            raise TrainingError(
+                f"{bad[0]} is not finite since step {self._since}: training has diverged; {kept}: start another run "
+                "(--new) with smaller training.generator_rate and training.discriminator_rate"
+            )
 
 
 class _Means:

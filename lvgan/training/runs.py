@@ -39,9 +39,9 @@ class Run:
         return self.folder / "samples"
 
     def newest_checkpoint(self) -> Path | None:
-        """The checkpoint of the highest step, if there is one."""
-        found = checkpoints_in(self.checkpoint_folder)
-        return found[-1] if found else None
+        """The checkpoint of the highest step that is not damaged, if there is one."""
+        intact, _ = checkpoints_in(self.checkpoint_folder)
+        return intact[-1] if intact else None
 
     @property
     def step(self) -> int:
@@ -134,7 +134,7 @@ def choose_run(
         stored = run.config()
         if stored.stage != stage:
             raise ConfigError(
-                f"{run.folder} is a '{stored.stage}' run, but '{stage}' was asked for; give another --run name"
+                f"{run.folder} was made by train-{stored.stage}, but this is train-{stage}; give another --run name"
             )
         wanted = request(stored)
         changed = cfg.differences(stored, wanted)
@@ -146,7 +146,7 @@ def choose_run(
             )
         return _go_on(run, wanted)
 
-    notes = ""
+    notes, finished = "", None
     for run in [] if new else all_runs(root, stage):
         stored = run.config()
         wanted = request(stored)
@@ -154,9 +154,14 @@ def choose_run(
             continue
         changed = cfg.differences(stored, wanted)
         if not changed:
-            return _go_on(run, wanted)
-        if not notes:
+            choice = _go_on(run, wanted)
+            if not choice.finished:
+                return choice
+            finished = finished or choice
+        elif not notes:
             notes = f" ({run.folder} differs in {', '.join(list(changed)[:3])})"
+    if finished is not None:
+        return finished
     number = 1 + max((int(p.name[3:]) for p in root.glob(f"{stage}-*") if p.name[3:].isdigit()), default=0)
     run = Run(root / f"{stage}-{number:04d}")
     return Choice(run, request(None), f"starting {run.folder}{notes}")
@@ -167,4 +172,7 @@ def _go_on(run: Run, config: cfg.Config) -> Choice:
         message = f"{run.folder} is complete at step {run.step}; --steps N trains it further, --new starts another"
         return Choice(run, config, message, finished=True)
     what = f"resuming {run.folder} at step {run.step}" if run.newest_checkpoint() else f"starting {run.folder}"
+    _, damaged = checkpoints_in(run.checkpoint_folder)
+    if damaged:
+        what += f" ({damaged[-1].name} is damaged and passed over)"
     return Choice(run, config, what)

@@ -45,7 +45,10 @@ class Request:
             if self.config_file is not None:
                 values = cfg.merge(values, cfg.load_file(self.config_file, self.stage))
         for override in self.overrides:
-            values = cfg.merge(values, cfg.parse_override(override))
+            over = cfg.parse_override(override)
+            if dict(cfg.flatten(over)).get("data.path") is not None:
+                raise ConfigError(f"--set {override} names the data, but the command's argument does; change that")
+            values = cfg.merge(values, over)
         values = cfg.merge(values, self.flags)
         values = cfg.merge(values, {"data": {"path": self._path}})
         config = cfg.build(self.stage, values)
@@ -82,22 +85,20 @@ def train_stage(
     target = pick_device(device)
     choice = choose_run(request.stage, request.resolve, name=run_name, new=new, root=root)
     config, run = choice.config, choice.run
-    say(choice.message)
     if choice.finished:
+        say(choice.message)
         return run
-    micro, batch = config.training.micro_batch, config.training.batch
-    if micro and batch % micro:
-        legal = max(m for m in range(1, micro + 1) if batch % m == 0)
-        raise ConfigError(f"training.micro_batch is {micro}, which does not divide the batch of {batch}; use {legal}")
     dataset = _dataset(config)
-    say(f"{dataset.kept_message}; training on {target}")
     task: LrTask | SrTask
     task = LrTask(config, dataset, target) if isinstance(config, cfg.LrConfig) else SrTask(config, dataset, target)
+    say(choice.message)
+    say(f"{dataset.kept_message}; training on {target}")
     if target.type == "cpu" and sum(p.numel() for p in task.generator.parameters()) > 10_000_000:
         say("a network of this size is made for GPUs: on a CPU a step takes minutes (--preset tiny is a first look)")
     with contextlib.closing(task), _out_of_memory(config):
         train(task, run, progress=progress)
-    say(f"{run.folder} is complete at step {run.step}; previews are in {run.sample_folder}")
+    shown = f"; previews are in {run.sample_folder}" if any(run.sample_folder.iterdir()) else ""
+    say(f"{run.folder} is complete at step {run.step}{shown}")
     return run
 
 

@@ -72,3 +72,10 @@ def test_matching() -> None:
         match_cuts({"b": span}, sources)
     with pytest.raises(DataError, match=r"a\.mp4 twice"):
         match_cuts({"a": span, "a.mp4": span}, sources)
+
+
+def test_a_video_named_twice_in_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "cuts.yaml"
+    path.write_text('a.mp4: ["0 1"]\na.mp4: ["2 3"]\n')
+    with pytest.raises(DataError, match=r"names .a\.mp4. twice"):
+        read_cuts(path)

@@ -283,8 +283,11 @@ def test_nothing_to_use(tmp_path: Path) -> None:
 def test_impossible_settings(tmp_path: Path) -> None:
     make_video(tmp_path / "raw" / "a.mp4", frames=24)
     for options, words in (
-        ({"hr": Size(100, 100)}, "100x100 is no whole multiple of the low one, 64x64; 128x128 would be"),
+        ({"hr": Size(100, 100)}, r"100x100 is not 2, 3, 4, \.\.\. times the low one, 64x64; 128x128 would be"),
         ({"hr": Size(64, 128)}, "128x128 would be"),
+        ({"lr": Size(64, 64), "hr": Size(64, 64)}, "128x128 would be"),
+        ({"lr": Size(64, 64), "hr": Size(32, 32)}, "128x128 would be"),
+        ({"fps": 1e-9}, "from 0.1"),
         ({"fps": 0}, "0 frames a second"),
         ({"fps": float("nan")}, "nan frames a second"),
         ({"trim_start": -1}, "cannot be negative"),
@@ -296,6 +299,8 @@ def test_impossible_settings(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="is a file, and a folder"):
         run(tmp_path / "raw", tmp_path / "file")
+    with pytest.raises(DataError, match=r"file is a file, so .*x cannot be a folder"):
+        run(tmp_path / "raw", tmp_path / "file" / "x")
     with pytest.raises(DataError, match="the folder of the footage itself"):
         run(tmp_path / "raw", tmp_path / "raw")
     run(tmp_path / "raw", tmp_path / "raw" / "out")

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from lvgan.data import video
+from lvgan.data import filters, video
 from lvgan.data.video import find_ffmpeg, probe, read_frames
 from lvgan.errors import MachineError, MediaError
 from lvgan.sizes import Size
@@ -293,3 +293,36 @@ def test_where_ffmpeg_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     program.chmod(0o755)
     assert find_ffmpeg() == str(program)
     assert video.ffmpeg_version() == "9.9-test"
+
+
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"bad\xff.mp4")
+    make_video(tmp_path / "good.mp4", frames=5).rename(path)
+    assert probe(path).fps == 30
+    assert sum(1 for _ in read_frames(path, [Size(16, 24)])) == 5
+
+
+def test_an_avi_with_b_frames_is_exact(tmp_path: Path) -> None:
+    video = make_video(tmp_path / "a.mp4", frames=60, options=("-c:v", "libx264", "-bf", "2", "-pix_fmt", "yuv420p"))
+    ffmpeg("-i", video, "-c", "copy", tmp_path / "a.avi")
+    expected = decode(tmp_path / "a.avi", 64, 96, "fps=30")
+    with read_frames(tmp_path / "a.avi") as frames:
+        ours = np.stack([frame for (frame,) in frames])
+    assert ours.shape == expected.shape
+    assert np.abs(ours.astype(int) - expected).mean() < 0.5
+
+
+def test_sound_longer_than_the_picture_is_no_damage(tmp_path: Path) -> None:
+    video = make_video(tmp_path / "a.mp4", frames=30)
+    sound = ("-f", "lavfi", "-i", "sine=duration=6")
+    ffmpeg("-i", video, *sound, "-c:v", "copy", "-map", "0:v", "-map", "1:a", tmp_path / "b.mp4")
+    with read_frames(tmp_path / "b.mp4") as frames:
+        assert sum(1 for _ in frames) == 30
+        assert frames.damage is None
+
+
+def test_a_span_of_a_thousand_years(tmp_path: Path) -> None:
+    video = make_video(tmp_path / "a.mp4", frames=30)
+    assert sum(1 for _ in read_frames(video, [Size(16, 24)], spans=[(0.0, 3e10)])) == 30
+    numbers = [(3, 400), (1000, 1010), (1010, 2000)]
+    assert filters.count(numbers) == sum(1 for _ in filters.emitted(numbers))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lvgan.config import Config, build
+from lvgan.errors import TrainingError
 from lvgan.training.logging import read_log
 from lvgan.training.loop import Stopped, Trainer, train
 from lvgan.training.runs import Run
@@ -128,3 +129,15 @@ def test_a_nan_is_logged_and_does_not_reach_the_weights(tmp_path) -> None:
     assert lines[4]["loss/generator"] == "nan"
     assert lines[4]["health/bad_generator_gradients"] > 0
     assert all(torch.isfinite(p).all() for p in task.generator.parameters())
+
+
+def test_a_run_that_diverges_is_stopped_and_keeps_its_good_checkpoint(tmp_path) -> None:
+    class Diverging(ToyTask):
+        def judge(self, sample, phase):
+            logits = super().judge(sample, phase)
+            return logits * float("nan") if phase.step >= 7 else logits
+
+    run = Run(tmp_path / "run")
+    with pytest.raises(TrainingError, match=r"since step 8: .*lr-step-000005\.pt"):
+        train(Diverging(_config(steps=100)), run, progress=False)
+    assert run.step == 5

@@ -8,7 +8,8 @@ import pytest
 
 from lvgan import checkpoint as ckpt
 from lvgan import config as cfg
-from lvgan.errors import ConfigError
+from lvgan.errors import ConfigError, MachineError
+from lvgan.training.logging import RunLog, read_log
 from lvgan.training.runs import Run, all_runs, choose_run
 
 
@@ -17,7 +18,7 @@ def _start(root: Path, name: str, step: int, **values: object) -> Run:
     config = _config(**values)
     run.create(config)
     if step:
-        checkpoint = ckpt.new_checkpoint(config.stage, step=step)
+        checkpoint = ckpt.new_checkpoint(config.stage, step=step, filler=list(range(1000)))
         ckpt.save(run.checkpoint_folder / f"{config.stage}-step-{step:06d}.pt", checkpoint)
     return run
 
@@ -57,6 +58,22 @@ def test_a_complete_run_is_said_to_be_so_and_goes_on_with_more_steps(tmp_path) -
     assert "resuming" in more.message
 
 
+def test_an_unfinished_run_goes_before_a_newer_finished_one(tmp_path) -> None:
+    _start(tmp_path, "lr-0001", 4)
+    _start(tmp_path, "lr-0002", 10)
+    assert choose_run("lr", _request(_config()), root=tmp_path).run.name == "lr-0001"
+
+
+def test_a_checkpoint_cut_short_is_passed_over(tmp_path) -> None:
+    run = _start(tmp_path, "lr-0001", 4)
+    newest = run.checkpoint_folder / "lr-step-000008.pt"
+    newest.write_bytes((run.checkpoint_folder / "lr-step-000004.pt").read_bytes()[:-100])
+    choice = choose_run("lr", _request(_config()), root=tmp_path)
+    assert "at step 4" in choice.message
+    assert "lr-step-000008.pt is damaged" in choice.message
+    assert ckpt.find(run.folder).name == "lr-step-000004.pt"
+
+
 def test_a_named_run(tmp_path) -> None:
     assert choose_run("lr", _request(_config()), name="mine", root=tmp_path).run.folder == tmp_path / "mine"
     _start(tmp_path, "mine", 4)
@@ -65,7 +82,7 @@ def test_a_named_run(tmp_path) -> None:
         choose_run("lr", _request(_config(batch=3)), name="mine", root=tmp_path)
     with pytest.raises(ConfigError, match="--new"):
         choose_run("lr", _request(_config()), name="mine", new=True, root=tmp_path)
-    with pytest.raises(ConfigError, match="'lr' run"):
+    with pytest.raises(ConfigError, match="made by train-lr"):
         choose_run("sr", _request(_config()), name="mine", root=tmp_path)
     with pytest.raises(ConfigError, match="letters"):
         choose_run("lr", _request(_config()), name="../up", root=tmp_path)
@@ -77,3 +94,28 @@ def test_runs_of_a_stage(tmp_path) -> None:
     run.create(cfg.build("sr", {}))
     assert [r.name for r in all_runs(tmp_path, "sr")] == ["sr-0001"]
     assert {r.name for r in all_runs(tmp_path)} == {"lr-0001", "sr-0001"}
+
+
+def test_the_log_on_a_full_disk_is_one_sentence(tmp_path, capfd) -> None:
+    log = RunLog(tmp_path, 0)
+    log.write(1, {"loss/a": 0.5})
+    log._file.close()
+    log._file = open("/dev/full", "w")  # noqa: SIM115
+    with pytest.raises(MachineError, match="No space left"):
+        log.write(2, {"loss/a": 0.25})
+    log.close()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_tensorboard_reads_what_is_logged(tmp_path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for start, steps in ((0, (1, 2, 3)), (1, (2, 3, 4))):  # steps 2 and 3 are done again
+        log = RunLog(tmp_path, start)
+        for step in steps:
+            log.write(step, {"loss/a": step + 10 * start, "note": "nan"})
+        log.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("loss/a")] == [(1, 1), (2, 12), (3, 13), (4, 14)]
+    assert [line["loss/a"] for line in read_log(tmp_path / "log.jsonl")] == [1, 12, 13, 14]
