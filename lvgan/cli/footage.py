@@ -21,8 +21,9 @@ def footage(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace footage that is there.")] = False,
 ) -> None:
-    """Render rides through a world that never repeats, to try everything without any data.
+    """Render footage of a world that never repeats.
 
+    Rides past hills, trees and houses while light and weather drift: to try everything without any data.
     Run again, it goes on where it stopped.
     """
     from lvgan.data.footage import write_footage

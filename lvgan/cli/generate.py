@@ -66,7 +66,7 @@ def upscale(
     truncation: Truncation = 1.0,
     device: Device = "auto",
 ) -> None:
-    """Bring any video to high resolution with a trained super-resolution network."""
+    """Bring any video to high resolution."""
     import torch
 
     from lvgan.data.video import check_output, probe, read_frames
@@ -102,7 +102,7 @@ def bundle(
     sr: Annotated[Path, typer.Argument(help="Super-resolution checkpoint or run.", show_default=False)],
     output: Annotated[Path, typer.Option("-o", "--output", help="FILE.pt", show_default=False)],
 ) -> None:
-    """Put both generators into one file, for sampling and sharing."""
+    """Put both generators into one file."""
     from lvgan import checkpoint as ckpt
 
     parts = ckpt.load(ckpt.find(lr), "lr"), ckpt.load(ckpt.find(sr), "sr")
@@ -113,7 +113,7 @@ def bundle(
 def inspect(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint, run or bundle.", show_default=False)],
 ) -> None:
-    """Say what a checkpoint is: kind, sizes, parameters, training state."""
+    """Say what a checkpoint holds."""
     from lvgan import checkpoint as ckpt
 
     path = ckpt.find(checkpoint)

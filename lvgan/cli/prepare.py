@@ -29,8 +29,9 @@ def prepare(
         bool, typer.Option("--overwrite", help="Replace shards that were made with other settings.")
     ] = False,
 ) -> None:
-    """Turn videos into training data: decoded once, cropped, scaled to both sizes, stored as shards.
+    """Turn videos into training data.
 
+    Each is decoded once, cropped, scaled to both sizes and stored as shards.
     Files that cannot be used are left out and listed with the reason. Running it again goes on where it
     stopped, and takes up new or changed footage.
     """

@@ -23,9 +23,10 @@ def quickstart(
     seed: Annotated[int, typer.Option(help="Another seed: other footage, another training.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
-    """Render footage, prepare it, train both networks (tiny), sample, upscale, evaluate: minutes on two cores.
+    """A first look: footage, training, video, evaluation.
 
-    Run again, it goes on where it stopped.
+    Renders footage, prepares it, trains both networks (the tiny preset), samples, upscales and measures, in
+    minutes on two cores. Run again, it goes on where it stopped.
     """
     from lvgan.cli.train import exit_when_stopped
     from lvgan.data.footage import write_footage

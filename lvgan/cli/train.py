@@ -39,8 +39,9 @@ def train_lr(
     hr: High = None,
     device: Device = "auto",
 ) -> None:
-    """Train the low-resolution network: what happens, over how long.
+    """Train the low-resolution network.
 
+    It learns what happens, over how long, from whole clips of small frames.
     The same command goes on where it stopped.
     """
     flags = _flags(steps=steps, batch=batch, micro_batch=micro_batch, seed=seed, lr=lr, hr=hr)
@@ -62,8 +63,9 @@ def train_sr(
     hr: High = None,
     device: Device = "auto",
 ) -> None:
-    """Train the super-resolution network: what it looks like, close up.
+    """Train the super-resolution network.
 
+    It learns what the world looks like close up, from a few frames at a time.
     The same command goes on where it stopped.
     """
     flags = _flags(steps=steps, batch=batch, micro_batch=micro_batch, seed=seed, lr=lr, hr=hr)
