@@ -14,6 +14,7 @@ from lvgan import config as cfg
 from lvgan.data.dataset import ClipDataset, choose_sizes
 from lvgan.device import pick_device
 from lvgan.errors import ConfigError, MachineError
+from lvgan.ops import native
 from lvgan.training.loop import train
 from lvgan.training.lr import LrTask
 from lvgan.training.runs import RUNS, Run, choose_run
@@ -91,6 +92,7 @@ def train_stage(
         raise ConfigError(f"training.micro_batch is {micro}, which does not divide the batch of {batch}; use {legal}")
     dataset = _dataset(config)
     say(f"{dataset.kept_message}; training on {target}")
+    native.activate(target, say)
     task: LrTask | SrTask
     task = LrTask(config, dataset, target) if isinstance(config, cfg.LrConfig) else SrTask(config, dataset, target)
     if target.type == "cpu" and sum(p.numel() for p in task.generator.parameters()) > 10_000_000:
