@@ -38,10 +38,15 @@ def row(name: str, ours: Callable[[], object], plain: Callable[[], object], repe
 
 
 def report(rows: list[dict[str, Any]], path: Path | None) -> None:
-    """Print a table, and write ``{"machine": ..., "rows": [...]}``."""
+    """Print a table, and write it."""
     for r in rows:
         ours, plain = r["seconds"] * 1e3, r["plain_seconds"] * 1e3
         typer.echo(f"{r['name']:<40} {r['ratio']:7.2f} x   {ours:9.1f} ms against {plain:9.1f} ms")
+    write(rows, path)
+
+
+def write(rows: list[dict[str, Any]], path: Path | None) -> None:
+    """Write ``{"machine": ..., "rows": [...]}``, if a file is named."""
     if path is not None:
         from lvgan.errors import MachineError
 
@@ -79,6 +84,9 @@ def networks(json_file: JsonFile = None) -> None:
 
     from lvgan.models.noise import LowPassBank
     from lvgan.models.sr_generator import SrGenerator
+    from lvgan.ops import native
+
+    native.activate("cpu", typer.echo)
 
     bank = LowPassBank()
     noise = torch.randn(1, 8, 640 + bank.taps - 1)
@@ -105,6 +113,28 @@ def networks(json_file: JsonFile = None) -> None:
         ),
     ]
     report(rows, json_file)
+
+
+@bench_app.command("ops")
+def ops(
+    json_file: JsonFile = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """What the compiled operators save: each layer, a frame and a training step of super-resolution.
+
+    `ratio` compares with the straightforward composition in PyTorch (insert zeros, convolve at the full rate,
+    drop samples), `/torch` with our own PyTorch reference. On a CPU the slow ways are timed once at 256x256, and
+    the straightforward step is put together from the times of its layers.
+    """
+    from lvgan.cli import bench_ops
+    from lvgan.device import pick_device
+    from lvgan.ops import native
+
+    target = pick_device(device)
+    status = native.activate(target, typer.echo)
+    typer.echo(f"{target}: {status.reason}; medians, one frame, forward and backward in float32")
+    rows = bench_ops.run(target, typer.echo)
+    write(rows, json_file)
 
 
 def register(app: typer.Typer) -> None:

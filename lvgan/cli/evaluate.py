@@ -50,6 +50,7 @@ def color_sim(
     """
     from lvgan.device import pick_device
     from lvgan.errors import ConfigError
+    from lvgan.ops import native
     from lvgan.sizes import Size
 
     for name, value, low, high in (
@@ -68,6 +69,8 @@ def color_sim(
         run_operands, run_folder = _newest_run()
         named, folder = run_operands, output or run_folder
     sources = _open_all(named, target, None if size is None else Size.parse(size))
+    if any(_is_model(_label(text)[1]) for text in named):
+        native.activate(target, typer.echo)
     if clips is None:
         clips = CLIPS_ON_CPU if target.type == "cpu" and any(_is_model(_label(text)[1]) for text in named) else 1000
     measure(sources, folder or Path("eval"), clips=clips, frames=frames, bins=bins, seed=seed)

@@ -46,11 +46,14 @@ def sample(
     from lvgan.generate.generators import load_generators
     from lvgan.generate.output import write_video
     from lvgan.generate.timeline import check_range, iterate
+    from lvgan.ops import native
 
     check_range(start, frames)
     _check_fps(fps)
     check_output(output)
-    generators = load_generators(checkpoint, sr, pick_device(device))
+    target = pick_device(device)
+    generators = load_generators(checkpoint, sr, target)
+    native.activate(target, typer.echo)
     video = generators.video(seed, truncation)
     write_video(_progress(iterate(video, start, frames), frames), output, fps)
     height, width = (generators.sr or generators.lr).size
@@ -74,12 +77,15 @@ def upscale(
     from lvgan.generate.generators import load_sr, to_channels
     from lvgan.generate.generators import upscale as upscale_frames
     from lvgan.generate.output import write_video
+    from lvgan.ops import native
 
     info = probe(video)
     rate = fps or info.fps or 30.0
     _check_fps(rate)
     check_output(output)
-    generator, size = load_sr(checkpoint, pick_device(device))
+    target = pick_device(device)
+    generator, size = load_sr(checkpoint, target)
+    native.activate(target, typer.echo)
     if (info.height, info.width) != size:
         typer.echo(f"{video} is {info.height}x{info.width}; it is cropped and resized to the network's {size} first")
     with read_frames(video, [size], fps=rate) as source:

@@ -32,11 +32,13 @@ def quickstart(
     from lvgan.data.footage import write_footage
     from lvgan.device import pick_device
     from lvgan.errors import DataError
+    from lvgan.ops import native
     from lvgan.training.session import Request, train_stage
 
-    pick_device(device)
+    target = pick_device(device)
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file, but a folder was expected; name another")
+    native.activate(target, typer.echo)
     raw, shards, runs = folder / "raw", folder / "shards", folder / "runs"
     times: list[tuple[str, float]] = []
 

@@ -14,6 +14,7 @@ from lvgan import config as cfg
 from lvgan.data.dataset import ClipDataset, choose_sizes
 from lvgan.device import pick_device
 from lvgan.errors import ConfigError, MachineError
+from lvgan.ops import native
 from lvgan.training.loop import train
 from lvgan.training.lr import LrTask
 from lvgan.training.runs import RUNS, Run, choose_run
@@ -93,6 +94,7 @@ def train_stage(
     task = LrTask(config, dataset, target) if isinstance(config, cfg.LrConfig) else SrTask(config, dataset, target)
     say(choice.message)
     say(f"{dataset.kept_message}; training on {target}")
+    native.activate(target, say)
     if target.type == "cpu" and sum(p.numel() for p in task.generator.parameters()) > 10_000_000:
         say("a network of this size is made for GPUs: on a CPU a step takes minutes (--preset tiny is a first look)")
     with contextlib.closing(task), _out_of_memory(config):

@@ -1,9 +1,13 @@
-"""Every operator over its sample inputs: values, first and second gradients, registration."""
+"""Every operator over its sample inputs: values, first and second gradients, registration.
+
+The reference runs here, even if an earlier test loaded the compiled kernels; those repeat these tests in
+`test_native_kernels.py`.
+"""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -11,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lvgan import ops
+from lvgan.ops import native
 from tests.helpers import assert_close_to_max
 from tests.ops import oracles
 from tests.ops.samples import Sample, bias_act_samples, filtered_lrelu_samples, upfirdn2d_samples
@@ -23,6 +28,12 @@ SAMPLES = {
 CASES = [pytest.param(op, s, id=f"{op}-{s}") for op, samples in SAMPLES.items() for s in samples]
 
 all_samples = pytest.mark.parametrize(("op", "sample"), CASES)
+
+
+@pytest.fixture(autouse=True)
+def reference() -> Iterator[None]:
+    with native.disabled():
+        yield
 
 
 @all_samples
@@ -137,6 +148,7 @@ def test_registration_of_every_operator_called(op: str, sample: Sample) -> None:
         torch.library.opcheck(func, fresh)
 
 
+@pytest.mark.filterwarnings("ignore:.*[Oo]verrid")
 @pytest.mark.parametrize(
     ("op", "operator", "name"),
     [

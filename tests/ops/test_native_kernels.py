@@ -1,0 +1,233 @@
+"""The compiled CPU kernels: the numbers, the gradients and the registration of the references' tests again,
+and what only a kernel can get wrong: threads, bands of rows, runs of steps, codes, memory layouts.
+
+Each test runs with the kernels loaded and is skipped where they cannot be built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lvgan.ops import bias_act, filtered_lrelu, native, setup_filter, upfirdn2d
+from lvgan.ops.filtered_lrelu import filtered_lrelu_reference, filtered_mask_reference
+from tests.conftest import Golden
+from tests.helpers import assert_close_to_max
+from tests.ops import oracles, test_golden_operators, test_operators
+from tests.ops.samples import Sample
+from tests.ops.test_operators import CASES, SAMPLES
+
+
+@pytest.fixture(scope="module")
+def library() -> native.Status:
+    """The library, built into the user's cache if it is not there."""
+    status = native.ensure("cpu")
+    if not status.active:
+        pytest.skip(f"no compiled operators: {status.reason}")
+    return status
+
+
+@pytest.fixture(autouse=True)
+def kernels(library: native.Status) -> Iterator[None]:
+    assert all(native.native_ops("cpu").values())
+    return
+
+
+all_samples = pytest.mark.parametrize(("op", "sample"), CASES)
+
+
+@all_samples
+def test_values(op: str, sample: Sample) -> None:
+    for dtype in (torch.float64, torch.float32):
+        test_operators.test_values_are_those_of_scipy(op, sample, dtype)
+    for dtype in (torch.float16, torch.bfloat16):
+        test_operators.test_half_precisions_lose_only_their_rounding(op, sample, dtype)
+
+
+@all_samples
+def test_gradients(op: str, sample: Sample) -> None:
+    test_operators.test_gradients_are_those_of_finite_differences(op, sample)
+
+
+@all_samples
+def test_layouts(op: str, sample: Sample) -> None:
+    test_operators.test_layout_of_the_input_does_not_matter(op, sample)
+
+
+@all_samples
+def test_registration(op: str, sample: Sample) -> None:
+    if sample.name in (
+        "up2-even",
+        "full-up-down",
+        "strided",
+        "strided-curved",
+        "clamp",
+        "lrelu",
+        "swish-clamp",
+        "empty",
+    ):
+        test_operators.test_registration_of_every_operator_called(op, sample)
+
+
+def test_golden_vectors(golden: Golden) -> None:
+    for name in dir(test_golden_operators):
+        if name.startswith("test_golden"):
+            getattr(test_golden_operators, name)(golden)
+
+
+# --- factors and sizes of the networks, against the formulas and the reference --------------------
+
+
+def _taps(count: int) -> Tensor:
+    ramp = torch.arange(1.0, count + 1).square() + 3  # lopsided
+    return setup_filter(ramp, separable=True)
+
+
+def _signal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+FACTORS = [  # up, down, taps of each: those with kernels of their own, fewer taps, and the general path
+    (2, 2, 12, 12),
+    (4, 2, 24, 12),
+    (2, 4, 12, 24),
+    (1, 1, 1, 1),
+    (2, 2, 11, 7),
+    (4, 2, 21, 5),
+    (2, 2, 14, 12),
+    (1, 2, 1, 12),
+    (3, 2, 18, 12),
+    (4, 4, 24, 24),
+]
+
+
+@pytest.mark.parametrize(("up", "down", "taps_u", "taps_d"), FACTORS)
+@pytest.mark.parametrize("shift", [0, 1, -3])
+def test_filtered_lrelu_of_network_size(up: int, down: int, taps_u: int, taps_d: int, shift: int) -> None:
+    """More than one run of steps, wider than a vector, every place of the filters."""
+    x, b = _signal(1, 2, 45, 38), _signal(2, seed=1)
+    fu, fd = _taps(taps_u), _taps(taps_d)
+    settings = {"up": up, "down": down, "padding": (9 + shift, 8, 11 - shift, 7), "clamp": 0.9, "gain": 1.3}
+    expected = oracles.filtered_lrelu(x, fu, fd, b, **settings)
+    assert_close_to_max(filtered_lrelu(x, fu, fd, b, **settings), expected, 3e-6)
+    x, b = x.double().requires_grad_(), b.double().requires_grad_()
+    y = filtered_lrelu(x, fu, fd, b, **settings)
+    dy = _signal(*y.shape, dtype=torch.float64, seed=2)
+    ours = torch.autograd.grad(y, (x, b), dy)
+    with native.disabled("cpu"):
+        theirs = torch.autograd.grad(filtered_lrelu(x, fu, fd, b, **settings), (x, b), dy)
+    for a, e in zip(ours, theirs, strict=True):
+        assert_close_to_max(a, e, 1e-11)
+
+
+@pytest.mark.parametrize(("up", "down", "taps_u", "taps_d"), FACTORS)
+@pytest.mark.parametrize("clamp", [None, 0.7])
+def test_codes_are_those_of_the_reference(up: int, down: int, taps_u: int, taps_d: int, clamp: float | None) -> None:
+    """Of every sample, also of those after the last that an output needs."""
+    x, b = _signal(2, 2, 23, 21, dtype=torch.float64), _signal(2, dtype=torch.float64, seed=1)
+    high = [21 * up + 17 + taps_d, 23 * up + 18 + taps_d]
+    low = [(n - taps_d) // down + 1 for n in high]
+    call = (x, _taps(taps_u).double(), _taps(taps_d).double(), b, up, down, [taps_u, 3], high, low, 1.3, 0.2, clamp)
+    y, codes = torch.ops.lvgan.filtered_lrelu(*call, False, True)
+    expected, expected_codes = filtered_lrelu_reference(*call, False, True)
+    torch.testing.assert_close(y, expected)
+    assert torch.equal(codes, expected_codes)
+
+
+@pytest.mark.parametrize(("up", "down", "taps_u", "taps_d"), FACTORS)
+def test_mask_at_odd_places(up: int, down: int, taps_u: int, taps_d: int) -> None:
+    """Offsets of both filters that no gradient has: samples outside the signal do not count."""
+    x = _signal(1, 2, 13, 40)
+    high, low = [80, 61], [41, 35]
+    codes = torch.randint(0, 3, (1, 2, 61, 20, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    codes = (codes * torch.tensor([1, 4, 16, 64], dtype=torch.uint8)).sum(-1, dtype=torch.uint8)
+    fu, fd = _taps(taps_u), _taps(taps_d)
+    for offset in ([0, 0], [7, 2], [-5, -2]):
+        call = (x, codes, fu, fd, up, down, offset, offset[::-1], high, low, 2.0, 0.3, True)
+        assert_close_to_max(torch.ops.lvgan.filtered_mask(*call), filtered_mask_reference(*call), 3e-6)
+
+
+@pytest.mark.parametrize("up", [1, 2, 3, (4, 1)])
+@pytest.mark.parametrize("down", [1, 2, 4, (3, 2)])
+@pytest.mark.parametrize("f", [_taps(12), _taps(8)[:5, None] * _taps(9)[:4], None])
+def test_upfirdn2d_of_network_size(up: Any, down: Any, f: Tensor | None) -> None:
+    x = _signal(1, 2, 37, 70)
+    for flip in (False, True):
+        settings = {"up": up, "down": down, "padding": (7, -2, -3, 8), "gain": 1.7, "flip_filter": flip}
+        assert_close_to_max(upfirdn2d(x, f, **settings), oracles.upfirdn2d(x, f, **settings), 3e-6)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("activation", ["lrelu", "linear", "swish"])
+def test_bias_act_of_several_blocks(layout: torch.memory_format, activation: str) -> None:
+    x = _signal(2, 37, 41, 43).to(memory_format=layout).requires_grad_()
+    b = _signal(37, seed=1).requires_grad_()
+    y = bias_act(x, b, activation=activation, clamp=1.1)
+    assert y.is_contiguous(memory_format=layout)
+    assert_close_to_max(y, oracles.bias_act(x, b.detach(), activation=activation, clamp=1.1), 1e-6)
+    ours = torch.autograd.grad(y.square().sum(), (x, b))
+    with native.disabled("cpu"):
+        theirs = torch.autograd.grad(bias_act(x, b, activation=activation, clamp=1.1).square().sum(), (x, b))
+    for a, e in zip(ours, theirs, strict=True):
+        assert_close_to_max(a, e, 2e-6)
+
+
+# --- what must not matter -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("up", "down", "taps_u", "taps_d"), [(2, 2, 12, 12), (4, 2, 24, 12), (3, 2, 18, 12)])
+@pytest.mark.parametrize("planes", [1, 2, 33])
+def test_threads_change_no_bit(up: int, down: int, taps_u: int, taps_d: int, planes: int) -> None:
+    """With few planes, each is cut into bands of rows; their number depends on that of the threads."""
+    x = _signal(1, planes, 90, 31).requires_grad_()
+    fu, fd = _taps(taps_u), _taps(taps_d)
+    results = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            y = filtered_lrelu(x, fu, fd, up=up, down=down, padding=8, clamp=0.8)
+            (dx,) = torch.autograd.grad(y, x, torch.ones_like(y))
+            results.append((y.detach(), dx, upfirdn2d(x.detach(), fu, up=up, down=down, padding=9)))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        for a, e in zip(other, results[0], strict=True):
+            assert torch.equal(a, e)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_memory_around_a_view_does_not_matter(dtype: torch.dtype) -> None:
+    """A view into NaN, channels last, one with a negative crop: nothing beyond the view is read."""
+    whole = torch.full((2, 3, 40, 50), float("nan"), dtype=dtype)
+    view = whole[:, :, 5:33, 7:43]
+    view.copy_(_signal(2, 3, 28, 36))
+    f = _taps(12)
+    for settings in ({"padding": (9, 8, 9, 8)}, {"padding": (-5, -4, -3, -6)}):
+        expected = filtered_lrelu(view.contiguous(), f, f, up=2, down=2, **settings)
+        assert expected.isfinite().all()
+        for layout in (view, view.contiguous(memory_format=torch.channels_last)):
+            assert torch.equal(filtered_lrelu(layout, f, f, up=2, down=2, **settings), expected)
+            resampled = upfirdn2d(layout, f, up=2, **settings)
+            assert torch.equal(resampled, upfirdn2d(view.contiguous(), f, up=2, **settings))
+
+
+@pytest.mark.parametrize("op", sorted(SAMPLES))
+def test_infinity_and_nan_pass_through(op: str) -> None:
+    x = _signal(1, 1, 40, 40)
+    x[0, 0, 20, 10], x[0, 0, 5, 30] = float("inf"), float("nan")
+    f = _taps(12)
+    calls = {
+        "bias_act": lambda: bias_act(x, activation="lrelu", clamp=1.0),
+        "upfirdn2d": lambda: upfirdn2d(x, f, up=2, padding=(6, 5)),
+        "filtered_lrelu": lambda: filtered_lrelu(x, f, f, up=2, down=2, padding=(9, 8)),
+    }
+    y = calls[op]()
+    assert y.isnan().any()
+    assert y.isfinite().float().mean() > 0.5  # no further than the filters reach
+    if op == "bias_act":
+        assert y[0, 0, 20, 10] == 1
