@@ -6,14 +6,18 @@ Each test runs with the kernels loaded and is skipped where they cannot be built
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from lvgan.ops import bias_act, filtered_lrelu, native, setup_filter, upfirdn2d
+from lvgan.ops import bias_act, building, filtered_lrelu, native, setup_filter, upfirdn2d
 from lvgan.ops.filtered_lrelu import filtered_lrelu_reference, filtered_mask_reference
 from tests.conftest import Golden
 from tests.helpers import assert_close_to_max
@@ -25,6 +29,10 @@ from tests.ops.test_operators import CASES, SAMPLES
 @pytest.fixture(scope="module")
 def library() -> native.Status:
     """The library, built into the user's cache if it is not there."""
+    named = os.environ.get("LVGAN_TEST_LIBRARY")
+    if named:
+        native.try_library("cpu", named)
+        return native.Status("cpu", True, Path(named), "named by LVGAN_TEST_LIBRARY")
     status = native.ensure("cpu")
     if not status.active:
         pytest.skip(f"no compiled operators: {status.reason}")
@@ -32,9 +40,10 @@ def library() -> native.Status:
 
 
 @pytest.fixture(autouse=True)
-def kernels(library: native.Status) -> Iterator[None]:
-    assert all(native.native_ops("cpu").values())
-    return
+def kernels(request: pytest.FixtureRequest) -> None:
+    if "slow" not in request.keywords:
+        request.getfixturevalue("library")
+        assert all(native.native_ops("cpu").values())
 
 
 all_samples = pytest.mark.parametrize(("op", "sample"), CASES)
@@ -58,19 +67,14 @@ def test_layouts(op: str, sample: Sample) -> None:
     test_operators.test_layout_of_the_input_does_not_matter(op, sample)
 
 
-@all_samples
+REGISTERED = ("up2-even", "full-up-down", "strided", "strided-curved", "clamp", "lrelu", "swish-clamp", "empty")
+
+
+@pytest.mark.parametrize(
+    ("op", "sample"), [(op, s) for op, samples in SAMPLES.items() for s in samples if s.name in REGISTERED], ids=str
+)
 def test_registration(op: str, sample: Sample) -> None:
-    if sample.name in (
-        "up2-even",
-        "full-up-down",
-        "strided",
-        "strided-curved",
-        "clamp",
-        "lrelu",
-        "swish-clamp",
-        "empty",
-    ):
-        test_operators.test_registration_of_every_operator_called(op, sample)
+    test_operators.test_registration_of_every_operator_called(op, sample)
 
 
 def test_golden_vectors(golden: Golden) -> None:
@@ -111,7 +115,13 @@ def test_filtered_lrelu_of_network_size(up: int, down: int, taps_u: int, taps_d:
     """More than one run of steps, wider than a vector, every place of the filters."""
     x, b = _signal(1, 2, 45, 38), _signal(2, seed=1)
     fu, fd = _taps(taps_u), _taps(taps_d)
-    settings = {"up": up, "down": down, "padding": (9 + shift, 8, 11 - shift, 7), "clamp": 0.9, "gain": 1.3}
+    settings: dict[str, Any] = {
+        "up": up,
+        "down": down,
+        "padding": (9 + shift, 8, 11 - shift, 7),
+        "clamp": 0.9,
+        "gain": 1.3,
+    }
     expected = oracles.filtered_lrelu(x, fu, fd, b, **settings)
     assert_close_to_max(filtered_lrelu(x, fu, fd, b, **settings), expected, 3e-6)
     x, b = x.double().requires_grad_(), b.double().requires_grad_()
@@ -157,7 +167,7 @@ def test_mask_at_odd_places(up: int, down: int, taps_u: int, taps_d: int) -> Non
 def test_upfirdn2d_of_network_size(up: Any, down: Any, f: Tensor | None) -> None:
     x = _signal(1, 2, 37, 70)
     for flip in (False, True):
-        settings = {"up": up, "down": down, "padding": (7, -2, -3, 8), "gain": 1.7, "flip_filter": flip}
+        settings: dict[str, Any] = {"up": up, "down": down, "padding": (7, -2, -3, 8), "gain": 1.7, "flip_filter": flip}
         assert_close_to_max(upfirdn2d(x, f, **settings), oracles.upfirdn2d(x, f, **settings), 3e-6)
 
 
@@ -207,13 +217,13 @@ def test_memory_around_a_view_does_not_matter(dtype: torch.dtype) -> None:
     view = whole[:, :, 5:33, 7:43]
     view.copy_(_signal(2, 3, 28, 36))
     f = _taps(12)
-    for settings in ({"padding": (9, 8, 9, 8)}, {"padding": (-5, -4, -3, -6)}):
-        expected = filtered_lrelu(view.contiguous(), f, f, up=2, down=2, **settings)
+    for padding in ((9, 8, 9, 8), (-5, -4, -3, -6)):
+        expected = filtered_lrelu(view.contiguous(), f, f, up=2, down=2, padding=padding)
         assert expected.isfinite().all()
         for layout in (view, view.contiguous(memory_format=torch.channels_last)):
-            assert torch.equal(filtered_lrelu(layout, f, f, up=2, down=2, **settings), expected)
-            resampled = upfirdn2d(layout, f, up=2, **settings)
-            assert torch.equal(resampled, upfirdn2d(view.contiguous(), f, up=2, **settings))
+            assert torch.equal(filtered_lrelu(layout, f, f, up=2, down=2, padding=padding), expected)
+            resampled = upfirdn2d(layout, f, up=2, padding=padding)
+            assert torch.equal(resampled, upfirdn2d(view.contiguous(), f, up=2, padding=padding))
 
 
 @pytest.mark.parametrize("op", sorted(SAMPLES))
@@ -231,3 +241,40 @@ def test_infinity_and_nan_pass_through(op: str) -> None:
     assert y.isfinite().float().mean() > 0.5  # no further than the filters reach
     if op == "bias_act":
         assert y[0, 0, 20, 10] == 1
+
+
+# --- the bodies of the CUDA kernels ---------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_cuda_bodies_on_the_cpu(tmp_path: Path) -> None:
+    """Everything above again, with the CPU library compiled from what CUDA runs (see csrc/tile.h)."""
+    recipe = building.recipe("cpu")
+    if recipe.compiler is None:
+        pytest.skip(recipe.missing)
+    command = (*recipe.compiler.command, "-DLVGAN_TILES")
+    tiles = dataclasses.replace(recipe, compiler=dataclasses.replace(recipe.compiler, command=command))
+    building.compile_to(tiles, tmp_path / "tiles.so")
+    again = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "-p", "no:cacheprovider", __file__]
+    environment = {**os.environ, "LVGAN_TEST_LIBRARY": str(tmp_path / "tiles.so")}
+    root = Path(__file__).parents[2]
+    done = subprocess.run(again, env=environment, cwd=root, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    assert " passed" in done.stdout
+    assert "skipped" not in done.stdout or not os.environ.get("LVGAN_GOLDEN")
+
+
+@pytest.mark.slow
+def test_cuda_kernels_fit_the_chips(tmp_path: Path) -> None:
+    """They compile for every chip, and none of them spills registers."""
+    recipe = building.recipe("cuda")
+    if recipe.compiler is None:
+        pytest.skip(recipe.missing)
+    command = (*recipe.compiler.command, "-Xptxas", "-v")
+    include = Path(torch.__file__).parent / "include"
+    flags = [*recipe.flags(), f"-I{include}", str(recipe.source), "-o", str(tmp_path / "cuda.so")]
+    done = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    spills = [line for line in done.stderr.splitlines() if "spill" in line]
+    assert len(spills) > 50
+    assert all("0 bytes spill stores, 0 bytes spill loads" in line for line in spills)

@@ -50,6 +50,18 @@ void read_biased(A* dst, const char* src, const Pointwise<A>& op, bool biased, i
   }
 }
 
+// f(set) in two copies, with and without a limit, so that the loops in it have no branches.
+template <class A, class F>
+LVGAN_INLINE void by_limit(ActSettings<A> set, F&& f) {
+  if (set.limited) {
+    set.limited = true;
+    f(set);
+  } else {
+    set.limited = false;
+    f(set);
+  }
+}
+
 template <class A, Act kAct>
 void forward_range(const Pointwise<A>& op, int64_t begin, int64_t end) {
   const ActSettings<A> set = op.set;
@@ -57,7 +69,9 @@ void forward_range(const Pointwise<A>& op, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; i += kBlock) {
     const int64_t n = std::min(kBlock, end - i);
     read_biased(u, op.x, op, !op.bias.empty(), i, n);
-    for (int64_t j = 0; j < n; ++j) u[j] = act_forward<kAct>(u[j], set);
+    by_limit(set, [&](const ActSettings<A> now) LVGAN_FLAT {
+      for (int64_t j = 0; j < n; ++j) u[j] = act_forward<kAct>(u[j], now);
+    });
     op.rows.write(op.out + i * op.rows.size, u, n);
   }
 }
@@ -71,7 +85,9 @@ void backward_range(const Pointwise<A>& op, int64_t begin, int64_t end) {
     op.rows.read(dy, op.x + i * op.rows.size, n, A(0));
     if (op.at) {
       read_biased(at, op.at, op, kAct != Act::bent && !op.bias.empty(), i, n);
-      for (int64_t j = 0; j < n; ++j) dy[j] = act_backward<kAct>(dy[j], at[j], set);
+      by_limit(set, [&](const ActSettings<A> now) LVGAN_FLAT {
+        for (int64_t j = 0; j < n; ++j) dy[j] = act_backward<kAct>(dy[j], at[j], now);
+      });
     } else {
       for (int64_t j = 0; j < n; ++j) dy[j] *= set.gain;
     }

@@ -73,7 +73,8 @@ LVGAN_BOTH A act_backward(A dy, A at, const ActSettings<A>& set) {
   const A slope = act_slope<kAct>(at, set.slope) * set.gain;
   if (!set.limited) return dy * slope;
   const A value = kAct == Act::bent ? at : act_value<kAct>(at, set.slope) * set.gain;
-  return value > -set.limit && value < set.limit ? dy * slope : A(0);
+  const bool inside = (value > -set.limit) & (value < set.limit);  // no branch: in vectors
+  return inside ? dy * slope : A(0);
 }
 
 // bias_act or its backward over tensors that lie in memory in one order; element i has the bias

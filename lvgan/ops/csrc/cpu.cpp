@@ -1,9 +1,9 @@
 // The operators of lvgan.ops as CPU kernels, against torch's stable ABI (torch 2.10 and later).
 //
 // Built with (torch: the folder of the Python package):
-//   g++ -O3 -std=c++20 -shared -fPIC -march=native -fno-math-errno -fno-trapping-math
-//       -DTORCH_TARGET_VERSION=0x020a000000000000 -Itorch/include cpu.cpp -o lvgan_cpu.so
-//       -Ltorch/lib -ltorch_cpu -lc10
+//   g++ -std=c++17 -O3 -shared -fPIC -fvisibility=hidden -march=native -fno-math-errno
+//       -fno-trapping-math -DTORCH_TARGET_VERSION=0x020a000000000000 -Itorch/include cpu.cpp
+//       -o lvgan_cpu.so
 // No -ffast-math: NaN and infinity have to pass through. For a library that is to run elsewhere,
 // -march=x86-64-v3 (AVX2) or -march=x86-64-v4 (AVX-512) in place of native.
 
@@ -80,7 +80,8 @@ void for_planes(int64_t planes, int64_t rows, MakeTask&& make_task) {
   });
 }
 
-Axis axis_of(const Tensor& x, const Tensor& f, int axis, int64_t up, int64_t down, const Ints& offset, const Ints& size) {
+Axis axis_of(const Tensor& x, const Tensor& f, int axis, int64_t up, int64_t down, const Ints& offset,
+             const Ints& size) {
   const int64_t taps = f.size(f.dim() == 2 ? 1 - axis : 0);
   return {up, down, offset[axis], x.size(3 - axis), size[axis], taps};
 }
@@ -118,8 +119,8 @@ void run_filtered(const Filtered<A>& op, int64_t planes) {
 }
 
 template <class A>
-Filtered<A> filtered_call(const RowAccess<A>& rows, const Tensor& x, const Tensor& y, const Tensor& codes, const Tensor& fu, const Tensor& fd,
-                             int64_t up, int64_t down, const Ints& up_offset, const Ints& down_offset, const Ints& high,
+Filtered<A> filtered_call(const RowAccess<A>& rows, const Tensor& x, const Tensor& y, const Tensor& codes,
+                          const Tensor& fu, const Tensor& fd, int64_t up, int64_t down, const Ints& up_offset, const Ints& down_offset, const Ints& high,
                              const Ints& low, double gain, double slope, bool flip) {
   Filtered<A> op;
   op.rows = rows;
@@ -157,7 +158,8 @@ std::tuple<Tensor, Tensor> filtered_lrelu(Tensor x, Tensor fu, Tensor fd, std::o
   if (b) bias = contiguous(*b);
   by_arithmetic(x, [&](auto rows) {
     using A = typename decltype(rows)::type;
-    auto op = filtered_call<A>(rows, x, y, codes, fu, fd, up, down, offset, {0, 0}, high, low, gain * up * up, slope, flip);
+    auto op = filtered_call<A>(rows, x, y, codes, fu, fd, up, down, offset, {0, 0}, high, low, gain * double(up * up),
+                               slope, flip);
     if (bias) {
       op.bias.resize(C);
       rows.read(op.bias.data(), bias->const_data_ptr(), C, A(0));
@@ -182,7 +184,8 @@ Tensor filtered_mask(Tensor x, Tensor codes, Tensor fu, Tensor fd, int64_t up, i
   Tensor y = new_empty(x, {N, C, low[1], low[0]}, x.scalar_type());
   by_arithmetic(x, [&](auto rows) {
     using A = typename decltype(rows)::type;
-    const auto op = filtered_call<A>(rows, x, y, codes, fu, fd, up, down, up_offset, down_offset, high, low, gain, slope, flip);
+    const auto op = filtered_call<A>(rows, x, y, codes, fu, fd, up, down, up_offset, down_offset, high, low, gain,
+                                     slope, flip);
     run_filtered<A, Mode::mask>(op, N * C);
   });
   return y;

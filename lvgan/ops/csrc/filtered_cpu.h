@@ -53,7 +53,9 @@ LVGAN_INLINE void treat(V<A> (&v)[kAbreast<A>], uint8_t* codes, int bytes, uint3
     if (bytes == kColumns<A> / 4) __builtin_memcpy(&word, codes, kColumns<A> / 4);
     else std::memcpy(&word, codes, bytes);
     const uint32_t low = gather_bits(word) & inside, high = gather_bits(word >> 1) & inside & ~low;
-    unrolled<kAbreast<A>>([&](auto n) LVGAN_FLAT { v[n] = choose<A>(v[n], high >> n * lanes & all, low >> n * lanes & all, slope); });
+    unrolled<kAbreast<A>>([&](auto n) LVGAN_FLAT {
+      v[n] = choose<A>(v[n], high >> n * lanes & all, low >> n * lanes & all, slope);
+    });
   } else {
     uint32_t kept = 0, reached = 0;
     unrolled<kAbreast<A>>([&](auto n) LVGAN_FLAT {
@@ -315,8 +317,8 @@ class GeneralTask {
       next = h + 1;
       uint8_t* codes = mode_ == Mode::activate ? nullptr : op_.codes + (plane * op_.high_y + h) * op_.code_pitch;
       if (mode_ == Mode::mask) treat_row<Mode::mask>(codes);
-      else if (mode_ == Mode::activate_and_save && h >= own_begin && h < own_end) treat_row<Mode::activate_and_save>(codes);
-      else treat_row<Mode::activate>(codes);
+      else if (mode_ == Mode::activate || h < own_begin || h >= own_end) treat_row<Mode::activate>(codes);
+      else treat_row<Mode::activate_and_save>(codes);
     };
     const auto middle = [&](int64_t h, A* row) {
       high(h);
@@ -345,8 +347,8 @@ class GeneralTask {
       V<A> v[kAbreast<A>];
       for (int n = 0; n < kAbreast<A>; ++n) v[n] = load(high_.get() + column + n * Vec<A>::lanes);
       treat<A, kNow>(v, kNow == Mode::activate ? nullptr : codes + column / 4,
-                     int(std::min<int64_t>(kColumns<A> / 4, (left + 3) / 4)), left >= 32 ? ~0u : (1u << left) - 1, slope,
-                     limit, op_.limited);
+                     int(std::min<int64_t>(kColumns<A> / 4, (left + 3) / 4)), left >= 32 ? ~0u : (1u << left) - 1,
+                     slope, limit, op_.limited);
       for (int n = 0; n < kAbreast<A>; ++n) store(high_.get() + column + n * Vec<A>::lanes, v[n]);
     }
   }

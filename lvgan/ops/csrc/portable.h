@@ -29,17 +29,21 @@ struct Share {
 enum class Kind : int { f32, f16, bf16, f64 };  // of the elements in memory
 template <class A>
 LVGAN_BOTH A read_number(const void* p, int64_t i, Kind kind) {
+  using torch::headeronly::BFloat16;
+  using torch::headeronly::Half;
   if (kind == Kind::f32) return static_cast<A>(static_cast<const float*>(p)[i]);
-  if (kind == Kind::f16) return static_cast<A>(static_cast<float>(static_cast<const torch::headeronly::Half*>(p)[i]));
-  if (kind == Kind::bf16) return static_cast<A>(static_cast<float>(static_cast<const torch::headeronly::BFloat16*>(p)[i]));
+  if (kind == Kind::f16) return static_cast<A>(static_cast<float>(static_cast<const Half*>(p)[i]));
+  if (kind == Kind::bf16) return static_cast<A>(static_cast<float>(static_cast<const BFloat16*>(p)[i]));
   return static_cast<A>(static_cast<const double*>(p)[i]);
 }
 
 template <class A>
 LVGAN_BOTH void write_number(void* p, int64_t i, A v, Kind kind) {
+  using torch::headeronly::BFloat16;
+  using torch::headeronly::Half;
   if (kind == Kind::f32) static_cast<float*>(p)[i] = static_cast<float>(v);
-  else if (kind == Kind::f16) static_cast<torch::headeronly::Half*>(p)[i] = torch::headeronly::Half(static_cast<float>(v));
-  else if (kind == Kind::bf16) static_cast<torch::headeronly::BFloat16*>(p)[i] = torch::headeronly::BFloat16(static_cast<float>(v));
+  else if (kind == Kind::f16) static_cast<Half*>(p)[i] = Half(static_cast<float>(v));
+  else if (kind == Kind::bf16) static_cast<BFloat16*>(p)[i] = BFloat16(static_cast<float>(v));
   else static_cast<double*>(p)[i] = static_cast<double>(v);
 }
 

@@ -11,6 +11,7 @@
 
 namespace lvgan {
 namespace portable {
+namespace {
 
 inline Kind kind_of(const Tensor& x) {
   switch (x.scalar_type()) {
@@ -240,5 +241,6 @@ inline Tensor bias_act_backward(Tensor dy, std::optional<Tensor> x, std::optiona
   return dx;
 }
 
+}  // namespace
 }  // namespace portable
 }  // namespace lvgan

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
@@ -133,11 +134,6 @@ LVGAN_INLINE uint32_t gather_bits(uint64_t x) {
 }
 
 // --- numbers in memory (T) and in arithmetic (A) -------------------------------------------------
-
-template <class T>
-struct Wide { using type = float; };
-template <>
-struct Wide<double> { using type = double; };
 
 // dst[i] = src[i] + shift, for contiguous src.
 template <class T, class A>
