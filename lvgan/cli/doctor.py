@@ -118,7 +118,9 @@ def _operators() -> list[Finding]:
     findings = []
     for kind, status in states.items():
         what = f"native, {status.reason} ({status.path})" if status.active else f"reference: {status.reason}"
-        findings.append(Finding(f"operators, {kind}", what))
+        insisted = native.mode() == "native" and kind == "cpu" and not status.active
+        remedy = "see the reason; or unset LVGAN_OPS, which makes the reference an error" if insisted else ""
+        findings.append(Finding(f"operators, {kind}", what, remedy))
     for name in native.REFERENCES:
         paths = (
             f"{'native' if status.active and native.native_ops(kind)[name] else 'reference'} {kind}"

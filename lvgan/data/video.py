@@ -76,10 +76,20 @@ def find_ffmpeg() -> str:
 
 
 def ffmpeg_version() -> str:
-    """The first words of ``ffmpeg -version``, such as ``7.1``."""
-    text = subprocess.run([find_ffmpeg(), "-version"], capture_output=True, stdin=subprocess.DEVNULL).stdout
-    match = re.match(rb"ffmpeg version (\S+)", text)
-    return match[1].decode("utf-8", "replace") if match else "unknown"
+    """The first words of ``ffmpeg -version``, such as ``7.1``.
+
+    Raises:
+        MachineError: the program is no ffmpeg, or does not answer.
+    """
+    program = find_ffmpeg()
+    try:
+        answer = subprocess.run([program, "-version"], capture_output=True, stdin=subprocess.DEVNULL, timeout=20)
+        match = re.match(rb"ffmpeg version (\S+)", answer.stdout)
+    except (OSError, subprocess.TimeoutExpired):
+        match = None
+    if match is None:
+        raise MachineError(f"{program} does not work as ffmpeg; name one that does with LVGAN_FFMPEG, or unset it")
+    return match[1].decode("utf-8", "replace")
 
 
 def _command(stream: Any, file: Path) -> list[str]:

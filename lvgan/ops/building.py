@@ -190,7 +190,12 @@ def find_compiler(kind: str) -> Compiler:
 
 def _command(kind: str) -> list[str]:
     variable = "CXX" if kind == "cpu" else "CUDACXX"
-    named = shlex.split(os.environ.get(variable) or "")
+    try:
+        named = shlex.split(os.environ.get(variable) or "")
+    except ValueError as error:
+        raise BuildError(
+            f"{variable} is {os.environ[variable]!r}, which is no command ({error}); correct it"
+        ) from error
     if named:
         if shutil.which(named[0]) is None:
             raise BuildError(f"{variable} names {named[0]}, which is not a program")
@@ -275,9 +280,18 @@ def find(recipe: Recipe) -> Path | None:
         with contextlib.suppress(OSError):
             files = folder.glob(f"{recipe.kind}-{recipe.base}-{variant}-{compiler}.so")
             fitting = [path for path in files if recipe.kind == "cpu" or covers(path.name.split("-")[2])]
-            if fitting:
-                return max(fitting, key=lambda path: path.stat().st_mtime)
+            for path in sorted(fitting, key=lambda path: path.stat().st_mtime, reverse=True):
+                if intact(path):
+                    return path
     return None
+
+
+def intact(path: Path) -> bool:
+    """Whether a library in the cache is byte for byte what was built: loading a damaged one ends the process."""
+    try:
+        return path.with_suffix(".sha256").read_text() == hashlib.sha256(path.read_bytes()).hexdigest()
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def covers(variant: str) -> bool:
@@ -355,7 +369,7 @@ def build(
         target = folder / f"{recipe.name()}.so"
         with _turn(target.with_suffix(".lock"), limit):
             if not force:
-                if target.exists():
+                if intact(target):
                     return target
                 if not retry:
                     _raise_if_failed(target.with_suffix(".failed"))
@@ -368,7 +382,9 @@ def build(
             except BuildError as error:
                 _write(target.with_suffix(".failed"), str(error))
                 raise
+            digest = hashlib.sha256((work / target.name).read_bytes()).hexdigest()
             os.replace(work / target.name, target)
+            _write(target.with_suffix(".sha256"), digest)
             target.with_suffix(".failed").unlink(missing_ok=True)
             return target
     except OSError as error:

@@ -302,10 +302,40 @@ def test_wrong_numbers_of_a_library_that_was_trusted(cache, tmp_path) -> None:
     (wrong / "cpu.cpp").write_text((TRIVIAL / "cpu.cpp").read_text().replace("in[i] +", "1 + in[i] +"))
     library = building.build(building.recipe("cpu", sources=wrong))
     place = cache / f"{building.recipe('cpu').name()}.so"
-    shutil.copy(library, place)
+    _put(library, place)
     assert "status: reference | CXX names /nowhere/g++" in outcome(start(CXX="/nowhere/g++"))
-    shutil.copy(library, place)
+    _put(library, place)
     assert "status: native | compiled for this machine, in " in outcome(start())
+
+
+def _put(library: Path, place: Path) -> None:
+    """Into the cache, as if it had been built there."""
+    for suffix in (".so", ".sha256"):
+        shutil.copy(library.with_suffix(suffix), place.with_suffix(suffix))
+
+
+@pytest.mark.parametrize("harm", ["cut short", "overwritten", "without its digest"])
+def test_a_damaged_library_is_built_again_and_never_loaded(cache, harm: str) -> None:
+    recipe = building.recipe("cpu")
+    library = building.build(recipe)
+    content = library.read_bytes()
+    if harm == "cut short":
+        library.write_bytes(content[: len(content) // 2])
+    elif harm == "overwritten":
+        library.write_bytes(bytes(b ^ 0x5A if k % 64 == 0 else b for k, b in enumerate(content)))
+    else:
+        library.with_suffix(".sha256").unlink()
+    assert building.find(recipe) is None
+    assert building.build(recipe) == library
+    assert building.intact(library)
+    assert building.find(recipe) == library
+
+
+def test_a_compiler_variable_that_is_no_command(cache, monkeypatch) -> None:
+    monkeypatch.setenv("CXX", '"')
+    recipe = building.recipe("cpu")
+    assert recipe.compiler is None
+    assert "CXX is '\"', which is no command" in recipe.missing
 
 
 def test_disabled_is_the_reference(cache) -> None:
