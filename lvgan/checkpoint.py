@@ -166,9 +166,15 @@ def check_pair(lr: dict[str, Any], sr: dict[str, Any]) -> None:
 _STEP = re.compile(r"-step-(\d+)\.pt$")
 
 
+def step_of(path: Path) -> int | None:
+    """The step in a checkpoint's name, ``lr-step-000100.pt``; None for another name."""
+    match = _STEP.search(path.name)
+    return int(match[1]) if match else None
+
+
 def checkpoints_in(folder: Path) -> tuple[list[Path], list[Path]]:
     """The checkpoints of a run's ``checkpoints`` folder, oldest first: those to use, and damaged ones."""
-    found = sorted((int(m[1]), p) for p in folder.glob("*.pt") if (m := _STEP.search(p.name)))
+    found = sorted((step, p) for p in folder.glob("*.pt") if (step := step_of(p)) is not None)
     intact = [p for _, p in found if zipfile.is_zipfile(p)]  # its index stands at the end: cut short, it is none
     return intact, [p for _, p in found if p not in intact]
 

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lvgan import config as cfg
-from lvgan.checkpoint import checkpoints_in
+from lvgan.checkpoint import checkpoints_in, step_of
 from lvgan.errors import ConfigError, DataError, MachineError
 
 RUNS = Path("runs")
-_STEP_IN_NAME = re.compile(r"-step-(\d+)\.pt$")
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,7 @@ class Run:
     def step(self) -> int:
         """The step of the newest checkpoint; 0 without one."""
         newest = self.newest_checkpoint()
-        match = _STEP_IN_NAME.search(newest.name) if newest else None
-        return int(match[1]) if match else 0
+        return 0 if newest is None else step_of(newest) or 0
 
     def config(self) -> cfg.Config:
         """The stored configuration."""
