@@ -25,9 +25,10 @@ from lvgan import __version__
 from lvgan.data.cuts import Interval, match_cuts, read_cuts
 from lvgan.data.info import VideoInfo
 from lvgan.data.manifest import FILE_NAME, ClipRecord, Manifest, ShardRecord, SourceRecord
+from lvgan.data.program import ffmpeg_version
 from lvgan.data.scan import Source, length_of, scan, without_path
 from lvgan.data.shards import ShardWriter, encode_jpeg, find_resolutions, shard_name
-from lvgan.data.video import FrameReader, Span, ffmpeg_version, read_frames
+from lvgan.data.video import FrameReader, Span, read_frames
 from lvgan.data.writers import writing
 from lvgan.errors import ConfigError, DataError, MediaError
 from lvgan.sizes import LARGEST_SIDE, Size
