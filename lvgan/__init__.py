@@ -4,4 +4,22 @@ The system of "Generating Long Videos of Dynamic Scenes" (Brooks et al., NeurIPS
 arXiv 2206.03429), written anew. `lvgan --help` lists the commands.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from lvgan.generate.video import Video, load
+
+__all__ = ["Video", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    # torch is loaded when it is needed, so that `lvgan --help` answers at once.
+    if name in __all__:
+        from lvgan.generate import video
+
+        return getattr(video, name)
+    raise AttributeError(f"module 'lvgan' has no attribute {name!r}")

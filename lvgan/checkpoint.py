@@ -9,6 +9,7 @@ part of a checkpoint that sampling needs.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import pickle
 import re
@@ -192,3 +193,38 @@ def find(path: Path) -> Path:
         if intact:
             return intact[-1]
     raise CheckpointError(f"{path} is a folder without checkpoints; name a .pt file or a run such as runs/lr-0001")
+
+
+def find_pair(path: Path, sr: Path | None) -> tuple[Path, Path | None]:
+    """The low-resolution checkpoint (or bundle) that `path` names, and the super-resolution one.
+
+    `path` is a checkpoint, a run, or a folder of runs: then the newest run of each stage is meant, unless `sr`
+    names another.
+
+    Raises:
+        CheckpointError: a folder without checkpoints.
+    """
+    if path.is_dir() and not (path / "checkpoints").is_dir():
+        runs = path / "runs" if (path / "runs").is_dir() else path
+        newest = {stage: _newest_run(runs, stage) for stage in ("lr", "sr")}
+        if newest["lr"] is not None:
+            return newest["lr"], newest["sr"] if sr is None else find(sr)
+    return find(path), None if sr is None else find(sr)
+
+
+def _newest_run(runs: Path, stage: str) -> Path | None:
+    """The newest checkpoint of the newest run of a stage that has one."""
+    for run in sorted(runs.glob(f"{stage}-*"), reverse=True):
+        intact, _ = checkpoints_in(run / "checkpoints")
+        if intact:
+            return intact[-1]
+    return None
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

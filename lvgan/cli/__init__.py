@@ -46,15 +46,16 @@ def fail(message: str) -> None:
 _MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
-class _Signal(BaseException):
+class Interrupted(BaseException):
     """SIGINT or SIGTERM, on its way out through every clean-up. (Typer would swallow KeyboardInterrupt.)"""
 
     def __init__(self, signum: int) -> None:
         self.signum = signum
+        self.advice = "run the same command again to go on"
 
 
 def _leave(signum: int, frame: object) -> None:
-    raise _Signal(signum)
+    raise Interrupted(signum)
 
 
 def run() -> None:
@@ -81,6 +82,6 @@ def run() -> None:
         where = f" ({error.filename})" if error.filename else ""
         fail(f"{error.strerror}{where}; free some space or choose a folder that you may write to, and run it again")
         sys.exit(2)
-    except _Signal as stopped:
-        typer.echo("lvgan: stopped; run the same command again to go on", err=True)
+    except Interrupted as stopped:
+        typer.echo(f"lvgan: stopped; {stopped.advice}", err=True)
         sys.exit(128 + stopped.signum)

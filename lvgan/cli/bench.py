@@ -137,6 +137,41 @@ def ops(
     write(rows, json_file)
 
 
+@bench_app.command("sample")
+def sample(
+    preset: Annotated[
+        str, typer.Option(help="tiny, small or paper; untrained networks cost what trained ones do.")
+    ] = "tiny",
+    lengths: Annotated[
+        str | None, typer.Option(help="Lengths to make, such as 128,600,6000.", show_default="128 to 6000, by preset")
+    ] = None,
+    sr: Annotated[bool, typer.Option("--sr/--no-sr", help="Super-resolution to 256x256 too.")] = True,
+    json_file: JsonFile = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """What a frame of video costs: each stage and part, the first frame anywhere, memory and time against length.
+
+    Lengths are made with low resolution only; `--lengths 128,600,6000,100000` takes longer.
+    """
+    from lvgan.cli import bench_sample
+    from lvgan.device import pick_device
+    from lvgan.errors import ConfigError
+    from lvgan.ops import native
+
+    text = lengths or ("128,600" if preset == "paper" else "128,600,6000")
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        counts = []
+    if not counts or min(counts) < 1:
+        raise ConfigError(f"--lengths {text} was given, but whole numbers of frames such as 128,600 were expected")
+    target = pick_device(device)
+    status = native.activate(target, typer.echo)
+    typer.echo(f"{preset} preset, {target}: {status.reason}")
+    measured = bench_sample.run(preset, target, counts, sr, typer.echo)
+    write([{"name": name, "rows": rows} for name, rows in measured.items()], json_file)
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.add_typer(bench_app)

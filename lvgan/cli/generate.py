@@ -3,61 +3,152 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
 
 Seed = Annotated[int, typer.Option(help="Another seed is another world.")]
 Truncation = Annotated[float, typer.Option(help="Super-resolution latent: 1 as trained, less is more average.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Output = Annotated[
     Path,
-    typer.Option("-o", "--output", help="FILE.mp4, .gif or .npy, or a folder (PNG frames).", show_default=False),
+    typer.Option(
+        "-o",
+        "--output",
+        help="FILE.mp4, .mkv, .gif or .npy, a folder (PNG frames), or - (a stream to standard output).",
+        show_default=False,
+    ),
 ]
-_T = TypeVar("_T")
-
-
-def _progress(items: Iterable[_T], total: int | None) -> Iterator[_T]:
-    from tqdm import tqdm
-
-    yield from tqdm(items, total=total, unit="frame", dynamic_ncols=True)
+Stream = Annotated[str, typer.Option(help="What -o - writes: matroska, or raw (RGB bytes, frame after frame).")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the frames of another video in the folder.")]
 
 
 def sample(
-    checkpoint: Annotated[Path, typer.Argument(help="Low-resolution checkpoint, run or bundle.", show_default=False)],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(help="Low-resolution checkpoint or run, a bundle, or a folder of runs.", show_default=False),
+    ],
     output: Output,
-    frames: Annotated[int, typer.Option("-n", "--frames", help="How many frames.")] = 600,
+    frames: Annotated[str, typer.Option("-n", "--frames", help="How many frames; inf goes on until stopped.")] = "600",
     sr: Annotated[
         Path | None,
         typer.Option(help="Super-resolution checkpoint or run: makes the result high resolution."),
     ] = None,
     seed: Seed = 0,
     start: Annotated[int, typer.Option(help="First frame; any whole number, also negative.")] = 0,
+    stride: Annotated[int, typer.Option(help="Take every so many-th frame only.")] = 1,
     fps: Annotated[float, typer.Option(help="Frames per second of the file.")] = 30.0,
     truncation: Truncation = 1.0,
+    stream: Stream = "matroska",
+    overwrite: Overwrite = False,
     device: Device = "auto",
 ) -> None:
-    """Make new video: as long as you like, never repeating."""
+    """Make new video: as long as you like, never repeating.
+
+    A frame depends on the checkpoints, the seed and its number alone: --start 300 -n 300 gives the frames 300 to 599
+    of -n 600. The same command again goes on with an unfinished folder of PNG frames.
+    """
+    from lvgan import checkpoint as ckpt
     from lvgan.data.encoding import check_output
     from lvgan.device import pick_device
     from lvgan.generate.generators import load_generators
-    from lvgan.generate.output import write_video
     from lvgan.generate.timeline import check_range, iterate
     from lvgan.ops import native
 
-    check_range(start, frames)
+    count = _count(frames)
+    check_range(start, 1 if count is None else count, stride)
     _check_fps(fps)
-    check_output(output)
+    _, kind = check_output(output)
     target = pick_device(device)
-    generators = load_generators(checkpoint, sr, target)
-    native.activate(target, typer.echo)
+    lr_path, sr_path = ckpt.find_pair(checkpoint, sr)
+    generators = load_generators(lr_path, sr_path, target)
+    native.activate(target, _say)
     video = generators.video(seed, truncation)
-    write_video(_progress(iterate(video, start, frames), frames), output, fps)
+    record: dict[str, Any] = {"seed": seed, "start": start, "stride": stride, "truncation": truncation}
+    if kind == "":
+        hashes = {"checkpoint": lr_path, "super-resolution checkpoint": sr_path}
+        record |= {key: path and ckpt.content_hash(path) for key, path in hashes.items()}
+
+    def make(done: int) -> Iterator[Tensor]:
+        rest = None if count is None else count - done
+        return iterate(video, start + done * stride, rest, stride)  # of a rest below 0, none
+
+    made = _write(make, output, fps, count, record, overwrite, stream, endless=count is None)
     height, width = (generators.sr or generators.lr).size
-    typer.echo(f"{output}: {frames} frames of {height}x{width}, {frames / fps:.1f} s")
+    typer.echo(f"{output}: {made} frames of {height}x{width}, {made / fps:.1f} s", err=kind == "-")
+
+
+def _write(
+    make: Callable[[int], Iterator[Tensor]],
+    output: Path,
+    fps: float,
+    count: int | None,
+    record: dict[str, Any],
+    overwrite: bool,
+    stream: str,
+    *,
+    endless: bool = False,
+) -> int:
+    """Write the frames that `make` gives from a number on. Returns how many there are now."""
+    from tqdm import tqdm
+
+    from lvgan.cli import Interrupted
+    from lvgan.data.encoding import open_writer
+    from lvgan.errors import MachineError, MediaError
+    from lvgan.generate.output import feed
+
+    writer = open_writer(output, fps, record=record, overwrite=overwrite, stream=stream)
+    done = writer.frames
+    if done:
+        _say(f"{output} holds {done} frames of this video already; going on from there")
+    try:
+        with writer:
+            try:
+                with tqdm(make(done), total=count, initial=done, unit="frame", dynamic_ncols=True) as progress:
+                    feed(progress, writer)
+            except Interrupted:
+                if not endless or not writer.frames:
+                    raise
+                if writer.is_stream:
+                    writer.suspend()
+    except BrokenPipeError as error:
+        if not endless:
+            raise MediaError(f"the reader of the stream left after {writer.frames} frames of {count}") from error
+        _say("the reader of the stream has left")
+    except (Interrupted, MachineError) as error:
+        if writer.kept is not None:
+            kept = f"{writer.frames} frames are in {writer.kept}"
+            if isinstance(error, MachineError):
+                _say(kept)
+            elif writer.kept == writer.path:
+                error.advice = f"{kept}; {error.advice}"
+            else:
+                error.advice = f"{kept}; the same command again starts over"
+        elif isinstance(error, Interrupted):
+            error.advice = "nothing was kept"
+        raise
+    return writer.frames
+
+
+def _say(message: str) -> None:
+    # Standard output may be the video.
+    typer.echo(message, err=True)
+
+
+def _count(text: str) -> int | None:
+    from lvgan.errors import ConfigError
+
+    if text.lower() in ("inf", "infinity", "endless"):
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise ConfigError(f"-n {text} was given, but a number of frames or inf was expected") from None
 
 
 def upscale(
@@ -67,34 +158,50 @@ def upscale(
     seed: Seed = 0,
     fps: Annotated[float | None, typer.Option(help="Frames per second.", show_default="the video's")] = None,
     truncation: Truncation = 1.0,
+    stream: Stream = "matroska",
+    overwrite: Overwrite = False,
     device: Device = "auto",
 ) -> None:
     """Bring any video to high resolution."""
     import torch
 
+    from lvgan import checkpoint as ckpt
     from lvgan.data.encoding import check_output
+    from lvgan.data.scan import fingerprint
     from lvgan.data.video import probe, read_frames
     from lvgan.device import pick_device
     from lvgan.generate.generators import load_sr, to_channels
     from lvgan.generate.generators import upscale as upscale_frames
-    from lvgan.generate.output import write_video
+    from lvgan.generate.output import ahead
     from lvgan.ops import native
 
     info = probe(video)
     rate = fps or info.fps or 30.0
     _check_fps(rate)
-    check_output(output)
+    _, kind = check_output(output)
     target = pick_device(device)
-    generator, size = load_sr(checkpoint, target)
-    native.activate(target, typer.echo)
+    path = ckpt.find(checkpoint)
+    generator, size = load_sr(path, target)
+    native.activate(target, _say)
     if (info.height, info.width) != size:
-        typer.echo(f"{video} is {info.height}x{info.width}; it is cropped and resized to the network's {size} first")
+        _say(f"{video} is {info.height}x{info.width}; it is cropped and resized to the network's {size} first")
+    record: dict[str, Any] = {"seed": seed, "fps": rate, "truncation": truncation}
+    if kind == "":
+        record |= {"video": fingerprint(video), "super-resolution checkpoint": ckpt.content_hash(path)}
     with read_frames(video, [size], fps=rate) as source:
         frames = (to_channels(torch.from_numpy(frame).permute(2, 0, 1), generator.channels) for (frame,) in source)
         count = None if info.duration is None else round(info.duration * rate)
-        made = write_video(_progress(upscale_frames(frames, generator, seed, truncation), count), output, rate)
+        made = _write(
+            lambda done: upscale_frames(ahead(frames), generator, seed, truncation, done),
+            output,
+            rate,
+            count,
+            record,
+            overwrite,
+            stream,
+        )
     height, width = generator.size
-    typer.echo(f"{output}: {made} frames of {height}x{width}, {made / rate:.1f} s")
+    typer.echo(f"{output}: {made} frames of {height}x{width}, {made / rate:.1f} s", err=kind == "-")
 
 
 def _check_fps(fps: float) -> None:

@@ -17,7 +17,7 @@ import ffmpeg
 from lvgan.data.info import clean
 from lvgan.errors import MachineError
 
-FILE = "FILE"  # stands for the one file in a graph
+FILE, COPY = "FILE", "COPY"  # stand for the files of a graph
 
 
 def find_ffmpeg() -> str:
@@ -62,23 +62,24 @@ def ffmpeg_version() -> str:
     return match[1].decode("utf-8", "replace")
 
 
-def command_line(stream: Any, file: Path) -> list[str]:
-    """The command line of a graph whose input or output is :data:`FILE`."""
+def command_line(stream: Any, file: Path, copy: Path | None = None) -> list[str]:
+    """The command line of a graph whose input or output is :data:`FILE` (and, of both, the other :data:`COPY`)."""
     # ffmpeg-python hashes what it is given as UTF-8, which not every file name is: the name is put in afterwards.
     # As a URL, so that no name is an option, a protocol or a pattern.
-    name = f"file:{file.absolute()}"
-    compiled = [name if word == FILE else word for word in ffmpeg.compile(stream, cmd=find_ffmpeg())]
+    names = {FILE: file, COPY: copy or file}
+    words = ffmpeg.compile(stream, cmd=find_ffmpeg())
+    compiled = [f"file:{names[word].absolute()}" if word in names else word for word in words]
     return [compiled[0], "-hide_banner", "-nostdin", "-loglevel", "error", *compiled[1:]]
 
 
 class Process:
     """One running ffmpeg. What it says is read all the time, so that it never waits for us to listen."""
 
-    def __init__(self, command: list[str], *, reads: bool = False) -> None:
+    def __init__(self, command: list[str], *, reads: bool = False, stdout: BinaryIO | None = None) -> None:
         self._popen = subprocess.Popen(
             command,
             stdin=subprocess.PIPE if reads else subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL if reads else subprocess.PIPE,
+            stdout=stdout or (subprocess.DEVNULL if reads else subprocess.PIPE),
             stderr=subprocess.PIPE,
             bufsize=0,
             start_new_session=True,  # Ctrl-C is ours to handle
@@ -115,14 +116,18 @@ class Process:
         """Stop it at once."""
         self._popen.kill()
 
-    def end(self, *, kill: bool = False) -> int:
-        """Wait for it, or stop it; its exit status."""
+    def end(self, *, kill: bool = False, patience: float | None = None) -> int:
+        """Wait for it, `patience` seconds at most, or stop it; its exit status."""
         for stream in (self._popen.stdin, self._popen.stdout):
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.close()
         if kill:
             self._popen.kill()
-        status = self._popen.wait()
+        try:
+            status = self._popen.wait(patience)
+        except subprocess.TimeoutExpired:
+            self._popen.kill()
+            status = self._popen.wait()
         self._listener.join()
         return status

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
-import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,8 @@ def writing(path: Path) -> Iterator[None]:
     """Turn what the operating system says while `path` is written into a :class:`MachineError`."""
     try:
         yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
         raise machine_error(error, path) from error
 
@@ -54,10 +56,11 @@ def sync_and_close(file: BinaryIO) -> None:
 
 
 class VideoWriter(ABC):
-    """Takes frames one by one; the file appears under its name once, complete, or not at all.
+    """Takes frames one by one; a file appears under its name once, complete, or not at all.
 
-    A context manager: leaving it normally finishes the file, leaving it by an exception removes
-    what was written. Memory does not grow with the number of frames.
+    A context manager: leaving it normally finishes the file; leaving it by an error removes what was
+    written; leaving it by a signal, or because the disk is full, keeps what can be used (:attr:`kept`).
+    Memory does not grow with the number of frames.
 
     Args:
         path: the finished file or folder; its folder is made if need be.
@@ -68,15 +71,17 @@ class VideoWriter(ABC):
         MachineError: the place cannot be written or the disk is full.
     """
 
+    is_stream = False  # what is written cannot be taken back
+
     def __init__(self, path: Path, fps: float, size: Size | None = None) -> None:
         self.path = path
         self.fps = fps
         self.size = size
         self.frames = 0
-        self.partial = path.with_name(path.name + ".partial")
+        self.partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+        self.kept: Path | None = None  # what an interruption left
         self._open = True
         with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
             self._start()
 
     def write(self, frame: Frame) -> None:
@@ -86,6 +91,7 @@ class VideoWriter(ABC):
             ValueError: another shape or type, or another size than the first frame's.
             MachineError: the disk is full.
             MediaError: the encoder failed.
+            BrokenPipeError: the reader of a stream has left.
         """
         if not self._open:
             raise ValueError(f"frame written to {self.path} after it was closed")
@@ -114,10 +120,17 @@ class VideoWriter(ABC):
 
     def abort(self) -> None:
         """Stop, and remove what was written."""
-        if not self._open:
-            return
-        self._open = False
-        self._discard()
+        if self._open:
+            self._open = False
+            self._discard()
+
+    def suspend(self) -> None:
+        """Stop, and keep what was written, as far as it can be used."""
+        if not self.frames:
+            self.abort()
+        if self._open:
+            self._open = False
+            self.kept = self._keep()
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -127,8 +140,10 @@ class VideoWriter(ABC):
     ) -> None:
         if kind is None:
             self.close()
-        else:
+        elif issubclass(kind, Exception) and not issubclass(kind, MachineError):
             self.abort()
+        else:
+            self.suspend()
 
     @abstractmethod
     def _start(self) -> None:
@@ -142,6 +157,11 @@ class VideoWriter(ABC):
 
     @abstractmethod
     def _discard(self) -> None: ...
+
+    def _keep(self) -> Path | None:
+        """Leave what can be used and say where; by default nothing can."""
+        self._discard()
+        return None
 
 
 def _as_rgb(frame: Frame) -> Frame:
@@ -160,6 +180,7 @@ class NpyWriter(VideoWriter):
     """``.npy``: uint8 [T, H, W, 3]. The header is written again when T is known."""
 
     def _start(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file: BinaryIO = open(self.partial, "wb")  # noqa: SIM115  (closed by _finish or _discard)
 
     def _append(self, rgb: Frame) -> None:
@@ -173,9 +194,21 @@ class NpyWriter(VideoWriter):
         sync_and_close(self._file)
         os.replace(self.partial, self.path)
 
+    def _keep(self) -> Path:
+        with writing(self.path):
+            self._file.seek(0)
+            self._file.write(self._header(self.frames))
+            self._file.truncate(len(self._header(0)) + self.frames * self._frame_bytes())
+            sync_and_close(self._file)
+        return self.partial
+
     def _discard(self) -> None:
         _close_quietly(self._file)
         self.partial.unlink(missing_ok=True)
+
+    def _frame_bytes(self) -> int:
+        assert self.size is not None
+        return self.size.height * self.size.width * 3
 
     def _header(self, frames: int) -> bytes:
         # Version 1.0 of the format: magic, version, length, a literal padded with spaces to 128 bytes.
@@ -186,34 +219,108 @@ class NpyWriter(VideoWriter):
 
 
 class PngFolderWriter(VideoWriter):
-    """A folder of ``frame_000000.png`` …; a folder of earlier frames under that name is replaced."""
+    """A folder of ``frame_000000.png`` …; every one appears complete or not at all.
+
+    Args:
+        record: what the frames are made from. A folder with the same record is continued: `frames` says
+            how many are there already. None: nothing can be continued.
+        overwrite: remove the frames of another video that are there.
+
+    Raises:
+        ConfigError: the folder holds frames of another video, or anything else.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        fps: float,
+        size: Size | None = None,
+        *,
+        record: dict[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        self._record = record
+        self._overwrite = overwrite
+        self._made_folder = False
+        super().__init__(path, fps, size)
 
     def _start(self) -> None:
         check_png_folder(self.path)
-        shutil.rmtree(self.partial, ignore_errors=True)
-        self.partial.mkdir()
+        self._made_folder = not self.path.exists()
+        self.path.mkdir(parents=True, exist_ok=True)
+        found = sorted(p for p in self.path.iterdir() if _is_frame(p))
+        if found and not self._overwrite:
+            self._check_same(len(found))
+            self.frames = self._intact()
+        else:
+            for frame in found:
+                frame.unlink()
+        if self._record is not None:
+            self._replace(RECORD, lambda file: file.write(json.dumps(self._record, indent=1).encode()))
+
+    def _check_same(self, count: int) -> None:
+        try:
+            there = json.loads((self.path / RECORD).read_bytes())
+        except (OSError, ValueError):
+            there = None
+        if there is not None and there == self._record:
+            return
+        what = f"{count} frames of another video"
+        if self._record and isinstance(there, dict):
+            differing = [key for key, value in self._record.items() if there.get(key) != value]
+            what += f" (another {', another '.join(differing)})"
+        raise ConfigError(f"{self.path} holds {what}; choose a new or an empty folder, or --overwrite")
+
+    def _intact(self) -> int:
+        """How many frames from the first on are there and complete."""
+        count = 0
+        while _is_complete(self._frame(count)):
+            count += 1
+        return count
+
+    def _frame(self, index: int) -> Path:
+        return self.path / f"frame_{index:06d}.png"
 
     def _append(self, rgb: Frame) -> None:
         from PIL import Image
 
-        Image.fromarray(rgb).save(self.partial / f"frame_{self.frames:06d}.png", compress_level=3)
+        image = Image.fromarray(rgb)
+        self._replace(self._frame(self.frames).name, lambda file: image.save(file, format="png", compress_level=3))
+
+    def _replace(self, name: str, write: Callable[[BinaryIO], object]) -> None:
+        partial = self.path / f".{name}.partial"
+        try:
+            with partial.open("wb") as file:
+                write(file)
+            os.replace(partial, self.path / name)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
 
     def _finish(self) -> None:
-        old = self.path.with_name(self.path.name + ".old")
-        if self.path.exists():
-            os.replace(self.path, old)
-        os.replace(self.partial, self.path)
-        shutil.rmtree(old, ignore_errors=True)
+        pass
 
     def _discard(self) -> None:
-        shutil.rmtree(self.partial, ignore_errors=True)
+        if self._record is None or not self.frames:
+            for index in range(self.frames):
+                self._frame(index).unlink(missing_ok=True)
+            (self.path / RECORD).unlink(missing_ok=True)
+            if self._made_folder:
+                self.path.rmdir()
+
+    def _keep(self) -> Path | None:
+        self._discard()
+        return None if self._record is None else self.path
+
+
+RECORD = ".lvgan-video.json"
 
 
 def check_png_folder(path: Path) -> None:
-    """Raise :class:`ConfigError` where a folder of frames would replace anything but frames."""
+    """Raise :class:`ConfigError` where a folder of frames would stand among anything but frames."""
     if path.exists() and not path.is_dir():
         raise ConfigError(f"{path} is a file, and a folder of PNG frames was asked for; choose another name")
-    others = (p.name for p in path.iterdir() if not _is_frame(p)) if path.exists() else iter(())
+    others = (p.name for p in path.iterdir() if not _is_frame(p) and not _is_ours(p)) if path.exists() else iter(())
     found = next(others, None)
     if found is not None:
         raise ConfigError(f"{path} holds {found!r}, which is no frame; choose a new or an empty folder")
@@ -221,6 +328,20 @@ def check_png_folder(path: Path) -> None:
 
 def _is_frame(path: Path) -> bool:
     return path.name.startswith("frame_") and path.suffix == ".png"
+
+
+def _is_ours(path: Path) -> bool:
+    return path.name == RECORD or (path.name.startswith(".") and path.name.endswith(".partial"))
+
+
+def _is_complete(path: Path) -> bool:
+    """Whether a PNG ends as one does: after a power cut a file can be empty or cut short."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-12, os.SEEK_END)
+            return file.read(12) == b"\0\0\0\0IEND\xaeB`\x82"
+    except OSError:
+        return False
 
 
 def _close_quietly(file: BinaryIO) -> None:

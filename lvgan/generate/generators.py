@@ -27,7 +27,7 @@ class Generators:
     sr: SrGenerator | None
 
     def video(self, seed: int, truncation: float = 1.0) -> Frames:
-        """The endless video of a seed, at the highest resolution there is."""
+        """The endless video of a seed, at the highest resolution there is; only what is next is kept in memory."""
         low = LrVideo(self.lr, seed)
         return low if self.sr is None else SrVideo(low, self.sr, seed, truncation)
 
@@ -38,7 +38,7 @@ def load_generators(path: Path, sr_path: Path | None, device: torch.device) -> G
     Raises:
         CheckpointError: a file that is none, of the wrong stage, or a pair that does not fit.
     """
-    path = ckpt.find(path)
+    path, sr_path = ckpt.find_pair(path, sr_path)
     loaded = ckpt.load(path)
     if loaded["stage"] == "bundle":
         if sr_path is not None:
@@ -78,15 +78,16 @@ def load_sr(path: Path, device: torch.device) -> tuple[SrGenerator, Size]:
 
 
 def upscale(
-    frames: Iterator[Tensor], generator: SrGenerator, seed: int = 0, truncation: float = 1.0
+    frames: Iterator[Tensor], generator: SrGenerator, seed: int = 0, truncation: float = 1.0, first: int = 0
 ) -> Iterator[Tensor]:
     """Super-resolution of a finite video: uint8 frames ``[C, h, w]`` in, float frames ``[C, H, W]`` out.
 
-    Frames are read as they are needed; beyond the ends the first and last frame are held.
+    Frames are read as they are needed; beyond the ends the first and last frame are held. The output starts
+    with frame `first`.
     """
     held = HeldEnds(from_bytes(frame) for frame in frames)
     high = SrVideo(held, generator, seed, truncation)
-    index = 0
+    index = first
     while held.has(index):
         yield high.clip(index, 1)[:, 0]
         index += 1

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lvgan.errors import ConfigError
 
-FRAME_LIMIT = 2**62
+FRAME_LIMIT = 2**63 - 1  # videos end at 2**62; their margins have noise too
 _LANES = 4  # 64-bit words that Philox-4x64 yields at one counter
 
 
@@ -25,7 +25,7 @@ def frame_noise(seed: int, start: int, count: int, channels: int = 8) -> Tensor:
     """N(0, 1) noise of frames ``start ... start + count - 1``: float32 ``[channels, count]`` on the CPU.
 
     A pure function of (seed, frame, channel): the same bits however a range is cut into calls and
-    however many channels are asked for. `seed` lies in [0, 2**64), frames in ±2**62; anything else
+    however many channels are asked for. `seed` lies in [0, 2**64), frames in ±(2**63 - 1); anything else
     is a :class:`ConfigError`. Philox-4x64 is keyed by (seed, group of four channels) and counts
     frames; the inverse normal distribution function turns a word into a number.
     """
@@ -35,7 +35,7 @@ def frame_noise(seed: int, start: int, count: int, channels: int = 8) -> Tensor:
     if count < 0 or channels < 1:
         raise ValueError(f"count and channels must be at least 0 and 1, got {count} and {channels}")
     if start < -FRAME_LIMIT or start + count - 1 > FRAME_LIMIT:
-        raise ConfigError(f"frames {start} to {start + count - 1} are out of range; stay between -2**62 and 2**62.")
+        raise ConfigError(f"frames {start} to {start + count - 1} are out of range; stay within 2**63 - 1.")
     noise = np.empty((channels, count), np.float32)
     for first in range(0, channels, _LANES):
         key = seed + (first // _LANES << 64)

@@ -97,7 +97,7 @@ def test_sample_upscale_and_bundle(project: Path) -> None:
     assert (whole.shape, whole.dtype) == ((20, 32, 32, 3), np.uint8)
     assert np.array_equal(later, whole[8:])
     done("sample", "b.pt", "-n", "3", "-o", "frames", "--seed", "1", cwd=project)
-    assert sorted(p.name for p in (project / "frames").iterdir()) == [f"frame_{t:06d}.png" for t in range(3)]
+    assert sorted(p.name for p in (project / "frames").glob("*")) == [f"frame_{t:06d}.png" for t in range(3)]
     done("sample", "runs/lr-0001", "-n", "5", "-o", "small.gif", cwd=project)
     assert (project / "small.gif").read_bytes()[:6] == b"GIF89a"
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,8 +31,8 @@ def picture(count: int, height: int, width: int, seed: int = 0) -> Images:
     return ((np.stack(waves, -1) + 1) * 127.5).astype(np.uint8)
 
 
-def write(path: Path | str, frames: Images, fps: float = 30) -> None:
-    with open_writer(path, fps) as writer:
+def write(path: Path | str, frames: Images, fps: float = 30, **how: Any) -> None:
+    with open_writer(path, fps, **how) as writer:
         for frame in frames:
             writer.write(frame)
 
@@ -85,7 +86,9 @@ def test_npy_and_png_are_exact(tmp_path: Path) -> None:
     assert np.array_equal(np.load(tmp_path / "v.npy"), frames)
     for name in ("plain", "dotted.v1/"):
         write(f"{tmp_path}/{name}", frames)
-        write(f"{tmp_path}/{name}", frames[:3])  # replaces
+        with pytest.raises(ConfigError, match="5 frames of another video"):
+            write(f"{tmp_path}/{name}", frames[:3])
+        write(f"{tmp_path}/{name}", frames[:3], overwrite=True)
         files = sorted((tmp_path / name).iterdir())
         assert [f.name for f in files] == [f"frame_{i:06d}.png" for i in range(3)]
         assert np.array_equal(np.stack([np.asarray(Image.open(f)) for f in files]), frames[:3])
@@ -102,7 +105,7 @@ def test_grey_frames(tmp_path: Path) -> None:
 def test_an_error_leaves_nothing(tmp_path: Path, name: str) -> None:
     with pytest.raises(KeyError), open_writer(tmp_path / name, 30) as writer:  # noqa: PT012
         writer.write(picture(1, 16, 16)[0])
-        assert not (tmp_path / name).exists()
+        assert name == "frames" or not (tmp_path / name).exists()
         raise KeyError
     assert os.listdir(tmp_path) == []
     with pytest.raises(MediaError, match="no frame was made"):
@@ -141,9 +144,17 @@ def test_wrong_frames(tmp_path: Path) -> None:
         writer.write(np.zeros((4, 6, 3), np.uint8))
 
 
-@pytest.mark.parametrize("name", ["v.mp4", "v.gif", "v.npy", "frames"])
-def test_full_disk(small_disk: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "kept"), [("v.mp4", ["v.partial.mp4"]), ("v.gif", []), ("v.npy", ["v.partial.npy"]), ("frames", [])]
+)
+def test_full_disk(small_disk: Path, name: str, kept: list[str]) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (240, 128, 128, 3), np.uint8)
     with pytest.raises(MachineError, match="disk is full"):
         write(small_disk / name, noise)
-    assert os.listdir(small_disk) == []
+    assert os.listdir(small_disk) == kept
+    if name == "v.mp4":
+        found = decode(small_disk / "v.partial.mp4", 128, 128)
+        assert 10 < len(found) < 240  # what fits can be played
+    elif name == "v.npy":
+        found = np.load(small_disk / "v.partial.npy")
+        assert np.array_equal(found, noise[: len(found)])
