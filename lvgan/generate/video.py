@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,7 +90,7 @@ class Video:
 
     def __getitem__(self, index: int | slice) -> Pictures:
         if not isinstance(index, slice):
-            return _pictures(self._frames.clip(index.__index__(), 1))[0]
+            return _pictures(self._frames.clip(operator.index(index), 1))[0]
         if index.start is None or index.stop is None:
             raise ConfigError("an endless video was cut without both ends; give them, as in video[0:100]")
         indices = range(index.start, index.stop, 1 if index.step is None else index.step)

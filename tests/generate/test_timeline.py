@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch
 from lvgan.errors import ConfigError
 from lvgan.generate.generators import to_channels, upscale
 from lvgan.generate.grid import filmstrip, grid, grid_rows
-from lvgan.generate.timeline import HeldEnds, LrVideo, SrVideo, iterate
+from lvgan.generate.timeline import HeldEnds, LrVideo, SrVideo, check_range, iterate
 from lvgan.models.lr_generator import BlockSpec, LrGenerator
 from lvgan.models.sr_generator import SrGenerator
 
@@ -52,6 +54,44 @@ def test_segments_meet_without_a_seam(lr_generator) -> None:
         LrVideo(lr_generator, 1, segment=64).clip(0, 64),
     )
     torch.testing.assert_close(short, long, rtol=0, atol=2e-5 * long.abs().max().item())
+
+
+def test_strides_compute_no_more_segments_than_needed(lr_generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = LrVideo(lr_generator, 3, segment=16).clip(-5, 200)
+    video, computed = LrVideo(lr_generator, 3, segment=16), []
+    compute = video._pieces._compute
+    video._pieces._compute = lambda index: computed.append(index) or compute(index)
+    strided = torch.stack(list(iterate(video, -5, 5, 40)), 1)
+    assert torch.equal(strided, whole[:, ::40])
+    assert computed == [-1, 2, 4, 7, 9]  # of frames -5, 35, 75, 115, 155
+
+
+def test_what_was_made_is_kept_within_the_memory_allowed(lr_generator) -> None:
+    computed: list[int] = []
+    one = 3 * 16 * 8 * 12 * 4  # bytes of a segment
+    for memory, again in ((4 * one, []), (2 * one, [1, 0])):
+        video = LrVideo(lr_generator, 3, segment=16, memory=memory)
+        compute = video._pieces._compute
+        video._pieces._compute = lambda index, compute=compute: computed.append(index) or compute(index)
+        video.clip(0, 64)
+        computed.clear()
+        for t in (40, 20, 0, 63):  # back and forth
+            video.clip(t, 1)
+        assert computed[: len(again)] == again
+        assert len(video._pieces._kept) * one <= memory
+        assert (computed == []) == (again == [])
+
+
+def test_endless_iteration_and_its_limits(lr_generator) -> None:
+    frames = list(itertools.islice(iterate(LrVideo(lr_generator, 3), 7, None, 3), 4))
+    assert torch.equal(torch.stack(frames, 1), LrVideo(lr_generator, 3).clip(7, 10)[:, ::3])
+    check_range(-(2**62), 1)
+    check_range(2**62 - 1, 1)
+    for edge in (-(2**62), 2**62 - 1):
+        assert LrVideo(lr_generator, 3).clip(edge, 1).isfinite().all()
+    for start, count, stride in ((-(2**62) - 1, 1, 1), (2**62, 1, 1), (0, 3, 2**61), (0, 1, 0)):
+        with pytest.raises(ConfigError):
+            check_range(start, count, stride)
 
 
 def test_seeds_differ(lr_generator, sr_generator) -> None:
