@@ -66,7 +66,8 @@ def test_an_old_torch_has_a_remedy(monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "environment", "words"),
     [
-        (["--arch", "7"], {}, "--arch 7 was given, but a CUDA chip such as 80 or 90 was expected"),
+        (["--arch", "7"], {}, "--arch '7' was given, but a CUDA chip such as 80, 9.0 or sm_90 was expected"),
+        (["--cpu", "--arch", "90"], {}, "--arch was given with --cpu, but it names CUDA chips"),
         (["--cpu"], {"CXX": "/nowhere/g++"}, "the cpu library cannot be built: CXX names /nowhere/g++"),
         (["--cuda"], {"CUDACXX": "/nowhere/nvcc"}, "the cuda library cannot be built: "),
         (["--cpu"], {"CXX": "false"}, "the cpu library cannot be built: false failed (log: "),
