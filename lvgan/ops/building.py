@@ -304,7 +304,7 @@ def _compile(recipe: Recipe, target: Path, limit: float, log: Path | None) -> No
     if status == 0 and target.exists():
         _logged(log, f"{shlex.join(command)}\n\n{output}")
         return
-    if status in _KILLED or any(words in output for words in _MACHINE_FAULTS):
+    if status in _KILLED or any(words in output for words in _MACHINE_FAULTS) or cache.full(target.parent):
         raise MachineFaultError(f"{program} failed{_telling(output, _MACHINE_FAULTS)}")
     text = f"{shlex.join(command)}\n\n{output}\nexit status {status}\n"
     raise BuildError(f"{program} failed{_logged(log, text) or _telling(output, ('error',))}")

@@ -59,6 +59,11 @@ def loadable(folder: Path) -> bool:
     return not os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 0)
 
 
+def full(folder: Path) -> bool:
+    """Whether next to nothing can be written there any more."""
+    return shutil.disk_usage(folder).free < 1e6
+
+
 @contextlib.contextmanager
 def workplace(folder: Path) -> Iterator[Path]:
     """An empty folder in `folder`, gone after the block.

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 ANSWER_LIMIT = 4.0  # seconds that a compiler has to state its version
 
@@ -116,11 +117,21 @@ def _command(kind: str) -> list[str]:
 
 def run(command: Sequence[str], limit: float, temporary: Path) -> tuple[int, str]:
     """Exit status and output; temporary files go to `temporary`. Raises TimeoutExpired after `limit` seconds."""
-    with tempfile.TemporaryFile(dir=temporary) as output:
+    with _memory_file(temporary) as output:
         with _started(command, output.fileno(), TMPDIR=str(temporary)) as process:
             status = process.wait(limit)
         output.seek(0)
         return status, output.read().decode("utf-8", "replace")
+
+
+def _memory_file(folder: Path) -> IO[bytes]:
+    """Takes what a program says, which is lost on a full disk: hence in memory, where the system has such files.
+
+    (A pipe would stay open as long as anything that the compiler started, such as the server of a compiler cache.)
+    """
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("output"), "w+b")
+    return tempfile.TemporaryFile(dir=folder)
 
 
 @contextlib.contextmanager

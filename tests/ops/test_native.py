@@ -279,7 +279,10 @@ def test_a_cache_that_cannot_be_written(cache, tmp_path) -> None:
     ("change", "words"),
     [
         (("in[i] +", "1 + in[i] +"), "(bias_act computes something else than the reference)"),
-        (("STABLE_TORCH_LIBRARY_IMPL(", "int missing(); int i = missing();\nSTABLE_TORCH_LIBRARY_IMPL("), "(it cannot be loaded: undefined symbol: "),
+        (
+            ("STABLE_TORCH_LIBRARY_IMPL(", "int missing(); int i = missing();\nSTABLE_TORCH_LIBRARY_IMPL("),
+            "(it cannot be loaded: undefined symbol: ",
+        ),
         (("int64_t inner = 1", "int64_t inner = *(volatile int*)0"), "(it crashes: SIGSEGV)"),
         (('m.impl("bias_act"', 'if (false) m.impl("bias_act"'), "(it has none of the operators)"),
     ],
