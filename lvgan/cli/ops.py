@@ -35,15 +35,16 @@ def build(
     force: Annotated[bool, typer.Option("--force", help="Build again what is there.")] = False,
 ) -> None:
     """Compile the operators into the cache, in place of the first command that would gain from them."""
+    from lvgan.errors import ConfigError, MachineError
+
     chips = parse_chips(arch or [])
+    if chips and cpu and not cuda:
+        raise ConfigError("--arch was given with --cpu, but it names CUDA chips; leave it out or add --cuda")
 
     import torch
 
-    from lvgan.errors import ConfigError, MachineError
     from lvgan.ops import building, native
 
-    if chips and cpu and not cuda:
-        raise ConfigError("--arch was given with --cpu, but it names CUDA chips; leave it out or add --cuda")
     kinds = [kind for kind, wanted in (("cpu", cpu), ("cuda", cuda)) if wanted]
     if not kinds:
         kinds = ["cpu", "cuda"] if torch.cuda.is_available() or chips else ["cpu"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -450,3 +451,69 @@ def test_where_a_wheel_is_outgrown(monkeypatch) -> None:
     assert not building.outgrows_bundle("cuda")
     monkeypatch.setattr(building, "cpu_features", lambda: "fpu avx2")
     assert not building.outgrows_bundle("cpu")
+
+
+@pytest.fixture
+def bundle(cache, tmp_path, monkeypatch) -> Path:
+    """A wheel's library, on a processor that has more than it uses. Loading does nothing."""
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    (folder / "cpu.so").write_text("from the wheel")
+    recipe = building.Recipe("cpu", TRIVIAL, "portable", None)
+    (folder / "cpu.json").write_text(json.dumps(building.bundle_facts(recipe)))
+    monkeypatch.setattr(native, "BUNDLE", folder)
+    monkeypatch.setattr(native, "_states", {})
+    monkeypatch.setattr(native, "_load", lambda kind, path: None)
+    monkeypatch.setattr(native, "check_apart", lambda kind: None)
+    features = "fpu avx2 bmi1 bmi2 f16c fma abm movbe avx512f avx512dq"
+    monkeypatch.setattr(building, "cpu_features", lambda: features)
+    return folder
+
+
+def activated() -> tuple[native.Status, list[str]]:
+    said: list[str] = []
+    native._states.clear()
+    return native.activate("cpu", said.append), said
+
+
+def test_a_wheel_that_is_outgrown_gives_way_to_a_library_built_here(cache, compiler, bundle) -> None:
+    compiler()
+    status, said = activated()
+    assert status.active
+    assert status.path is not None
+    assert status.path.parent == cache
+    assert said == ["operators: compiling those for the CPU, once for this machine"]
+    status, said = activated()
+    assert (status.path.parent, status.reason, said) == (cache, "compiled for this machine", [])
+
+
+def test_a_wheel_that_is_outgrown_stands_in_for_what_cannot_be_built(cache, compiler, bundle, monkeypatch) -> None:
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    status, said = activated()
+    assert (status.active, status.path, said) == (True, bundle / "cpu.so", [])
+    assert status.reason == (
+        "came with the installation; compiled here, for AVX-512, they would be faster, "
+        "but: CXX names /nowhere/g++, which is not a program"
+    )
+    path = compiler("exit 1")
+    for tries in (1, 2):
+        status, said = activated()
+        assert (status.active, status.path) == (True, bundle / "cpu.so")
+        assert f"but: {path} failed (log: {cache}/" in status.reason
+        assert len(said) == (tries == 1)  # the second time nothing is compiled
+
+
+def test_a_wheel_that_is_not_outgrown_is_used_as_it_is(cache, compiler, bundle, monkeypatch) -> None:
+    compiler()
+    monkeypatch.setattr(building, "outgrows_bundle", lambda kind: False)
+    status, said = activated()
+    assert (status.path, status.reason, said) == (bundle / "cpu.so", "came with the installation", [])
+    assert not cache.exists()
+
+
+def test_a_wheel_of_other_sources_is_not_used(cache, bundle, monkeypatch) -> None:
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    (bundle / "cpu.json").write_text(json.dumps({"source": "another"}))
+    status, said = activated()
+    assert (status.active, status.reason) == (False, "CXX names /nowhere/g++, which is not a program")
+    assert len(said) == 1
