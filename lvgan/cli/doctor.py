@@ -68,16 +68,25 @@ def _python() -> list[Finding]:
     ]
 
 
-# The modules that the dependencies in pyproject.toml bring (torch and ffmpeg itself have lines of their own).
-_MODULES = ("numpy", "scipy", "PIL", "ffmpeg", "tqdm", "yaml", "matplotlib", "tensorboard")
+# The dependencies in pyproject.toml, by the module that each brings (torch has a line of its own).
+_MODULES = {
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "PIL": "pillow",
+    "ffmpeg": "ffmpeg-python",
+    "tqdm": "tqdm",
+    "yaml": "pyyaml",
+    "matplotlib": "matplotlib",
+    "tensorboard": "tensorboard",
+}
 
 
 def _packages() -> list[Finding]:
     from importlib.util import find_spec
 
-    missing = [module for module in _MODULES if find_spec(module) is None]
+    missing = [package for module, package in _MODULES.items() if find_spec(module) is None]
     if missing:
-        return [Finding("packages", f"missing: {', '.join(missing)}", "pip install --force-reinstall lvgan")]
+        return [Finding("packages", f"missing: {', '.join(missing)}", f"pip install {' '.join(missing)}")]
     return [Finding("packages", "all here")]
 
 
@@ -139,7 +148,9 @@ def _ffmpeg() -> list[Finding]:
     except MachineError as error:
         return [Finding("ffmpeg", "missing", str(error))]
     except (ImportError, OSError) as error:
-        return [Finding("ffmpeg", f"cannot be run ({error})", "pip install --force-reinstall lvgan imageio-ffmpeg")]
+        return [
+            Finding("ffmpeg", f"cannot be run ({error})", "pip install --force-reinstall ffmpeg-python imageio-ffmpeg")
+        ]
 
 
 def _operators() -> list[Finding]:
@@ -156,7 +167,7 @@ def _operators() -> list[Finding]:
     states = {kind: native.ensure(kind) for kind in building.KINDS}
     findings = []
     for kind, status in states.items():
-        what = f"native, {status.reason} ({status.path})" if status.active else f"reference: {status.reason}"
+        what = f"native ({status.path}): {status.reason}" if status.active else f"reference: {status.reason}"
         insisted = native.mode() == "native" and kind == ("cuda" if torch.cuda.is_available() else "cpu")
         remedy = (
             "LVGAN_OPS=native makes this an error: mend it (`lvgan ops build` shows whether it is), or unset LVGAN_OPS"

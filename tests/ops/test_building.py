@@ -492,7 +492,7 @@ def test_a_wheel_that_is_outgrown_stands_in_for_what_cannot_be_built(cache, comp
     status, said = activated()
     assert (status.active, status.path, said) == (True, bundle / "cpu.so", [])
     assert status.reason == (
-        "came with the installation; compiled here, for AVX-512, they would be faster, "
+        "came with the installation; compiled here, for AVX-512, they would be up to twice as fast, "
         "but: CXX names /nowhere/g++, which is not a program"
     )
     path = compiler("exit 1")

@@ -414,5 +414,5 @@ def test_a_wheel_with_libraries_needs_no_compiler(tmp_path) -> None:
         [str(python), "-m", "lvgan", "doctor"], env=bare, cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"native, came with the installation ({site}/lvgan/ops/_lib/cpu.so)" in done.stdout
+    assert f"native ({site}/lvgan/ops/_lib/cpu.so): came with the installation" in done.stdout
     assert not (tmp_path / "cache").exists()
