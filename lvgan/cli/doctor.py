@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 CHECK_SECONDS = 2.0
+LEAST_DISK = 1e9  # bytes, in the folder at hand: less is too little for any shards or run
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,10 @@ def doctor(
 
 def examine() -> list[Finding]:
     """All findings, in the order of the report."""
-    findings = [*_python(), *_torch(), *_ffmpeg()]
+    packages = _packages()
+    if any(finding.remedy for finding in packages):  # nothing below could be examined
+        return [*_python(), *packages, *_disk()]
+    findings = [*_python(), *packages, *_torch(), *_ffmpeg()]
     if not any(finding.name == "torch" and finding.remedy for finding in findings):
         findings += _operators()
     return findings + _disk()
@@ -64,6 +68,28 @@ def _python() -> list[Finding]:
     ]
 
 
+# The dependencies in pyproject.toml, by the module that each brings (torch has a line of its own).
+_MODULES = {
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "PIL": "pillow",
+    "ffmpeg": "ffmpeg-python",
+    "tqdm": "tqdm",
+    "yaml": "pyyaml",
+    "matplotlib": "matplotlib",
+    "tensorboard": "tensorboard",
+}
+
+
+def _packages() -> list[Finding]:
+    from importlib.util import find_spec
+
+    missing = [package for module, package in _MODULES.items() if find_spec(module) is None]
+    if missing:
+        return [Finding("packages", f"missing: {', '.join(missing)}", f"pip install {' '.join(missing)}")]
+    return [Finding("packages", "all here")]
+
+
 def _torch() -> list[Finding]:
     try:
         import torch
@@ -80,16 +106,36 @@ def _torch() -> list[Finding]:
         Finding("torch", f"{version}, built for {'CUDA ' + torch.version.cuda if torch.version.cuda else 'CPUs'}"),
         Finding("threads", f"{torch.get_num_threads()}, {torch.backends.cpu.get_cpu_capability()}"),
     ]
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            device = torch.cuda.get_device_properties(index)
-            memory = f"{device.total_memory / 2**30:.0f} GiB"
-            found.append(Finding(f"cuda:{index}", f"{device.name}, {memory}, compute {device.major}.{device.minor}"))
-    else:
-        found.append(Finding("cuda", "no device"))
+    found += _cuda()
     if torch.backends.mps.is_available():
         found.append(Finding("mps", "available"))
     return found
+
+
+def _cuda() -> list[Finding]:
+    import os
+    import warnings
+
+    import torch
+
+    with warnings.catch_warnings(record=True) as said:  # of a driver that is too old, for one
+        warnings.simplefilter("always")
+        available = torch.cuda.is_available()
+    if available:
+        devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        return [
+            Finding(
+                f"cuda:{index}",
+                f"{device.name}, {device.total_memory / 2**30:.0f} GiB, compute {device.major}.{device.minor}",
+            )
+            for index, device in enumerate(devices)
+        ]
+    why = [" ".join(str(warning.message).split()) for warning in said]
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        why.append(f"CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}")
+    if Path("/dev/nvidia0").exists() and not torch.version.cuda:
+        why.append("there is an NVIDIA device, but this torch is built for CPUs: install the one for CUDA to use it")
+    return [Finding("cuda", "; ".join(["no device", *why]))]
 
 
 def _ffmpeg() -> list[Finding]:
@@ -102,25 +148,31 @@ def _ffmpeg() -> list[Finding]:
     except MachineError as error:
         return [Finding("ffmpeg", "missing", str(error))]
     except (ImportError, OSError) as error:
-        return [Finding("ffmpeg", f"cannot be run ({error})", "pip install --force-reinstall lvgan imageio-ffmpeg")]
+        return [
+            Finding("ffmpeg", f"cannot be run ({error})", "pip install --force-reinstall ffmpeg-python imageio-ffmpeg")
+        ]
 
 
 def _operators() -> list[Finding]:
     """For each operator what runs on each kind of device and why; and how much it gains."""
+    import torch
+
     from lvgan.errors import ConfigError
     from lvgan.ops import building, native
 
     try:
         native.mode()
     except ConfigError as error:
-        return [Finding("operators", str(error), "unset LVGAN_OPS")]
+        return [Finding("operators", str(error), "unset LVGAN_OPS, or correct it")]
     states = {kind: native.ensure(kind) for kind in building.KINDS}
     findings = []
     for kind, status in states.items():
-        what = f"native, {status.reason} ({status.path})" if status.active else f"reference: {status.reason}"
-        insisted = native.mode() == "native" and kind == "cpu" and not status.active
-        remedy = "see the reason; or unset LVGAN_OPS, which makes the reference an error" if insisted else ""
-        findings.append(Finding(f"operators, {kind}", what, remedy))
+        what = f"native ({status.path}): {status.reason}" if status.active else f"reference: {status.reason}"
+        insisted = native.mode() == "native" and kind == ("cuda" if torch.cuda.is_available() else "cpu")
+        remedy = (
+            "LVGAN_OPS=native makes this an error: mend it (`lvgan ops build` shows whether it is), or unset LVGAN_OPS"
+        )
+        findings.append(Finding(f"operators, {kind}", what, "" if status.active or not insisted else remedy))
     for name in native.REFERENCES:
         paths = (
             f"{'native' if status.active and native.native_ops(kind)[name] else 'reference'} {kind}"
@@ -167,24 +219,47 @@ def _median(work: Callable[[], None], seconds: float) -> float:
 
 
 def _disk() -> list[Finding]:
-    findings = [Finding("disk, here", f"{_free(Path.cwd())} free in {Path.cwd()}")]
     try:
-        from lvgan.ops.building import cache_folder
+        here = Path.cwd()
+    except OSError as error:
+        return [Finding("disk, here", f"no folder ({error.strerror})", "change to a folder that exists")]
+    free, problem = _free(here)
+    remedy = "free some space, or work in another folder" if free is not None and free < LEAST_DISK else ""
+    findings = [Finding("disk, here", f"{_amount(free)} free in {here}{problem}", remedy)]
+    try:
+        from lvgan.ops.cache import SPACE_NEEDED, cache_folder, folders
     except (ImportError, OSError):  # no torch
         return findings
-    return [*findings, Finding("disk, cache", f"{_free(cache_folder())} free for {cache_folder()}")]
+    cache = cache_folder()
+    if cache is None:
+        found, usable = "none: this user has no home folder (LVGAN_CACHE may name one)", False
+    else:
+        free, problem = _free(cache)
+        found, usable = f"{_amount(free)} free for {cache}{problem}", not problem and (free or 0) >= SPACE_NEEDED
+    others = [folder for folder in folders(make=False) if folder != cache]
+    if not usable:
+        found += f"; {others[0]} stands in" if others else "; the temporary folder stands in"
+    return [*findings, Finding("disk, cache", found)]
 
 
-def _free(folder: Path) -> str:
-    """Free space where `folder` is or would be."""
+def _amount(free: int | None) -> str:
+    return "unknown space" if free is None else f"{free / 1e9:.1f} GB"
+
+
+def _free(folder: Path) -> tuple[int | None, str]:
+    """Free bytes where `folder` is or would be, and what keeps one from writing there, as part of a sentence."""
+    import os
     import shutil
 
-    while not folder.exists() and folder != folder.parent:
+    while not os.path.lexists(folder) and folder != folder.parent:
         folder = folder.parent
     try:
-        return f"{shutil.disk_usage(folder).free / 1e9:.1f} GB"
+        free = shutil.disk_usage(folder).free
     except OSError as error:
-        return f"unknown ({error.strerror})"
+        return None, f", {error.strerror}"
+    if not folder.is_dir():
+        return free, f", but {folder} is not a folder"
+    return free, "" if os.access(folder, os.W_OK | os.X_OK) else f", but you may not write to {folder}"
 
 
 def register(app: typer.Typer) -> None:

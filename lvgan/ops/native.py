@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -26,9 +27,10 @@ import torch
 from torch import Tensor
 
 from lvgan.errors import ConfigError, MachineError
-from lvgan.ops import bias_act, building, filtered_lrelu, upfirdn2d
+from lvgan.ops import bias_act, building, compilers, filtered_lrelu, upfirdn2d
 from lvgan.ops.bias_act import bias_act_backward_reference, bias_act_reference
-from lvgan.ops.building import BuildError
+from lvgan.ops.building import Recipe
+from lvgan.ops.compilers import BuildError, MachineFaultError
 from lvgan.ops.filtered_lrelu import filtered_lrelu_reference, filtered_mask_reference
 from lvgan.ops.upfirdn2d import setup_filter, upfirdn2d_reference
 
@@ -57,7 +59,7 @@ class Status:
 
 
 class _RejectedError(Exception):
-    """A library that cannot be loaded or computes something else."""
+    """A library that cannot be loaded or computes something else: which, as half a sentence without its path."""
 
 
 _states: dict[str, Status] = {}
@@ -94,7 +96,10 @@ def activate(device: torch.device | str, say: Callable[[str], object]) -> Status
 
 
 def ensure(kind: str = "cpu", say: Callable[[str], object] | None = None) -> Status:
-    """Load the library of `kind`, from the wheel or the cache, else build it; the reason if there is none.
+    """Load the library of `kind`, from the cache or the wheel, else build it; the reason if there is none.
+
+    One from the wheel is for any recent processor. Where this one can do more and a compiler is here, a
+    library is built all the same, and the wheel's stands in if that fails.
 
     The answer is remembered for the life of the process. `say` hears of a build.
     """
@@ -106,6 +111,7 @@ def ensure(kind: str = "cpu", say: Callable[[str], object] | None = None) -> Sta
 
 def forget() -> None:
     """Let the next :func:`ensure` look again where there was no library (after building one)."""
+    compilers.forget_answers()
     with _lock:
         for kind in [kind for kind, status in _states.items() if not status.active]:
             del _states[kind]
@@ -116,8 +122,9 @@ def _activate(kind: str, say: Callable[[str], object]) -> Status:
     if reason:
         return Status(kind, False, None, reason)
     try:
-        return _from_cache(kind) or _from_wheel(kind) or _built(kind, say)
-    except (BuildError, _RejectedError) as error:
+        recipe = building.recipe(kind)
+        return _from_cache(recipe) or _from_wheel(recipe, say) or _built(recipe, say)
+    except BuildError as error:
         return Status(kind, False, None, str(error))
     except Exception as error:  # whatever it is, the reference works
         return Status(kind, False, None, f"{type(error).__name__}: {error}")
@@ -139,38 +146,54 @@ def unavailable(kind: str, *, to_run: bool = True) -> str:
     return ""
 
 
-def _from_cache(kind: str) -> Status | None:
-    path = building.find(building.recipe(kind))
+def _from_cache(recipe: Recipe) -> Status | None:
+    path = building.find(recipe)
     if path is None:
         return None
     try:
-        _load(kind, path)
+        _load(recipe.kind, path)
     except _RejectedError:
         path.unlink(missing_ok=True)  # it passed its check when it was built: build it again
         return None
-    return Status(kind, True, path, "compiled for this machine")
+    return Status(recipe.kind, True, path, "compiled for this machine")
 
 
-def _from_wheel(kind: str) -> Status | None:
+def _from_wheel(recipe: Recipe, say: Callable[[str], object]) -> Status | None:
+    kind = recipe.kind
     path, facts = BUNDLE / f"{kind}.so", BUNDLE / f"{kind}.json"
     try:
         if not path.exists() or not building.bundle_fits(json.loads(facts.read_text()), kind):
             return None
+    except (OSError, ValueError):
+        return None
+    reason = "came with the installation"
+    if building.outgrows_bundle(kind):
+        try:
+            return _built(recipe, say)
+        except BuildError as error:
+            reason += f"; compiled here, for AVX-512, they would be up to twice as fast, but: {error}"
+    try:
         _load(kind, path)
-    except (OSError, ValueError, _RejectedError):
+    except _RejectedError:
         return None  # there may be a compiler
-    return Status(kind, True, path, "came with the installation")
+    return Status(kind, True, path, reason)
 
 
-def _built(kind: str, say: Callable[[str], object]) -> Status:
-    started = time.monotonic()
+def _built(recipe: Recipe, say: Callable[[str], object]) -> Status:
+    kind, started = recipe.kind, time.monotonic()
     announcement = f"operators: compiling those for {_NAMES[kind]}, once for this machine"
-    path = building.build(building.recipe(kind), check_apart(kind), announce=lambda: say(announcement))
-    _load(kind, path)
+    path = building.build(recipe, check_apart(kind), announce=lambda: say(announcement))
+    try:
+        _load(kind, path)
+    except _RejectedError as error:
+        raise BuildError(f"the compiled library {path} does not work ({error})") from None
     return Status(kind, True, path, f"compiled for this machine, in {time.monotonic() - started:.0f} s")
 
 
 # --- loading and checking -------------------------------------------------------------------------
+
+CHECK_LIMIT = 60.0  # seconds; most of what it takes is importing torch
+_REJECTED = 3  # exit status
 
 
 def check_apart(kind: str) -> Callable[[Path], None]:
@@ -190,21 +213,45 @@ def check_apart(kind: str) -> Callable[[Path], None]:
                 capture_output=True,
                 stdin=subprocess.DEVNULL,
                 env=dict(os.environ, PYTHONPATH=search),
-                timeout=building.TIME_LIMIT["cpu"],
+                timeout=CHECK_LIMIT,
             )
         except subprocess.TimeoutExpired:
             raise BuildError("the compiled library hangs") from None
-        if done.returncode != 0:
-            said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-            last = said[-1] if said else f"exit status {done.returncode}"
-            raise BuildError(f"the compiled library does not work ({last})")
+        _judge(done)
 
     return check
 
 
+def _judge(done: subprocess.CompletedProcess[bytes]) -> None:
+    """Raise BuildError unless the check, a process that has ended, has passed the library."""
+    if done.returncode == 0:
+        return
+    if done.returncode == -signal.SIGKILL:
+        raise MachineFaultError("the check of the compiled library was killed, for want of memory perhaps")
+    if done.returncode < 0:
+        raise BuildError(f"the compiled library does not work (it crashes: {_signal_name(-done.returncode)})")
+    last = (done.stdout if done.returncode == _REJECTED else done.stderr).decode("utf-8", "replace").splitlines()[-1:]
+    if done.returncode != _REJECTED:
+        raise BuildError(f"the compiled library could not be checked ({''.join(last) or done.returncode})")
+    if "failed to map segment" in "".join(last):  # forbidden in this folder, or no memory
+        raise MachineFaultError(f"the compiled library {''.join(last)}")
+    raise BuildError(f"the compiled library does not work ({''.join(last)})")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def try_library(kind: str, path: str) -> None:
-    """Load a library and check its numbers; raises where they are wrong."""
-    _load(kind, Path(path))
+    """Load a library and check its numbers; where they are wrong, print why and end this process."""
+    try:
+        _load(kind, Path(path))
+    except _RejectedError as error:
+        print(error)
+        sys.exit(_REJECTED)
 
 
 def _load(kind: str, path: Path) -> None:
@@ -213,12 +260,13 @@ def _load(kind: str, path: Path) -> None:
             warnings.simplefilter("ignore")  # a second library in one process: the later one counts
             torch.ops.load_library(path)
     except (OSError, ImportError, RuntimeError) as error:
-        raise _RejectedError(f"{path} cannot be loaded ({_first_line(error.__cause__ or error)})") from None
+        said = _first_line(error.__cause__ or error).replace(f"{path.resolve()}: ", "").replace(f"{path}: ", "")
+        raise _RejectedError(f"it cannot be loaded: {said}") from None
     try:
         _check(kind)
     except Exception as error:
         _override(kind)  # for good: a library cannot be unloaded
-        raise _RejectedError(f"{path} fails its check ({_first_line(error)})") from None
+        raise _RejectedError(_first_line(error)) from None
 
 
 def _first_line(error: BaseException) -> str:

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -19,7 +20,8 @@ import torch
 
 import lvgan
 from lvgan.errors import ConfigError, MachineError
-from lvgan.ops import bias_act, building, filtered_lrelu, native, setup_filter
+from lvgan.ops import bias_act, building, compilers, filtered_lrelu, native, setup_filter
+from lvgan.ops import cache as folders
 
 TRIVIAL = Path(__file__).parent / "trivial"
 ROOT = Path(lvgan.__file__).parents[1]
@@ -53,9 +55,10 @@ def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("LVGAN_CACHE", str(tmp_path / "cache"))
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    monkeypatch.setattr(building.tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     monkeypatch.setattr(building, "SOURCES", TRIVIAL)
     monkeypatch.setattr(native, "_states", {})
+    compilers.forget_answers()
     for name in ("LVGAN_OPS", "CXX", "CUDACXX", "CUDA_HOME", "CUDA_PATH"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path / "cache" / "ops"
@@ -148,16 +151,16 @@ def test_an_old_torch(cache, monkeypatch) -> None:
 def test_no_place_to_build_in(cache, tmp_path, monkeypatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LVGAN_CACHE", str(tmp_path / "file"))
-    monkeypatch.setattr(building.tempfile, "tempdir", str(tmp_path / "file"))
-    assert refused() == "no folder for temporary files (Not a directory)"
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))
+    assert refused() == f"no folder to build in ({tmp_path}/file/ops: Not a directory)"
 
 
 def test_a_temporary_folder_of_somebody_else_is_not_trusted(cache, tmp_path) -> None:
-    folder = building.temporary_folder()
+    folder = folders.temporary_folder()
     assert folder.stat().st_mode & 0o777 == 0o700
     folder.chmod(0o777)
     with pytest.raises(PermissionError, match="not a folder of this user alone"):
-        building.temporary_folder()
+        folders.temporary_folder()
 
 
 def test_reference_is_neither_looked_for_nor_built(cache, tmp_path, monkeypatch) -> None:
@@ -200,6 +203,7 @@ def test_the_name_follows_what_it_is_built_from(cache, tmp_path, monkeypatch) ->
     (sources / "more.h").write_text("// changed")
     names.append(building.recipe("cpu", sources=sources).name())
     script(tmp_path / "cxx", "echo 2")
+    compilers.forget_answers()
     names.append(building.recipe("cpu", sources=sources).name())
     monkeypatch.setattr(building, "cpu_features", lambda: "another")
     names.append(building.recipe("cpu", sources=sources).name())
@@ -274,10 +278,13 @@ def test_a_cache_that_cannot_be_written(cache, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (("in[i] +", "1 + in[i] +"), "bias_act computes something else than the reference"),
-        (("STABLE_TORCH_LIBRARY_IMPL(", "int missing(); int i = missing();\nSTABLE_TORCH_LIBRARY_IMPL("), "missing"),
-        (("int64_t inner = 1", "int64_t inner = *(volatile int*)0"), "exit status -11"),
-        (('m.impl("bias_act"', 'if (false) m.impl("bias_act"'), "it has none of the operators"),
+        (("in[i] +", "1 + in[i] +"), "(bias_act computes something else than the reference)"),
+        (
+            ("STABLE_TORCH_LIBRARY_IMPL(", "int missing(); int i = missing();\nSTABLE_TORCH_LIBRARY_IMPL("),
+            "(it cannot be loaded: undefined symbol: ",
+        ),
+        (("int64_t inner = 1", "int64_t inner = *(volatile int*)0"), "(it crashes: SIGSEGV)"),
+        (('m.impl("bias_act"', 'if (false) m.impl("bias_act"'), "(it has none of the operators)"),
     ],
     ids=["wrong numbers", "unresolved symbol", "crash", "empty"],
 )
@@ -290,6 +297,8 @@ def test_a_library_that_does_not_work(cache, tmp_path, change: tuple[str, str], 
     said = outcome(start(sources))
     assert "status: reference | the compiled library does not work (" in said
     assert words in said
+    assert "Error" not in said  # no name of a class, and no path of a file that is gone
+    assert "building-" not in said
     assert "said again" not in said
     assert not list(cache.glob("*.so"))
 
@@ -327,7 +336,7 @@ def test_a_damaged_library_is_built_again_and_never_loaded(cache, harm: str) -> 
         library.with_suffix(".sha256").unlink()
     assert building.find(recipe) is None
     assert building.build(recipe) == library
-    assert building.intact(library)
+    assert folders.intact(library)
     assert building.find(recipe) == library
 
 
@@ -405,5 +414,5 @@ def test_a_wheel_with_libraries_needs_no_compiler(tmp_path) -> None:
         [str(python), "-m", "lvgan", "doctor"], env=bare, cwd=tmp_path, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"native, came with the installation ({site}/lvgan/ops/_lib/cpu.so)" in done.stdout
+    assert f"native ({site}/lvgan/ops/_lib/cpu.so): came with the installation" in done.stdout
     assert not (tmp_path / "cache").exists()
