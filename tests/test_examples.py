@@ -7,12 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
+from PIL import Image
 
-from lvgan import checkpoint as ckpt
+import lvgan
 from lvgan import config as cfg
-from lvgan.models import build
+from tests import checkpoints
+from tests.clips import decode
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -32,23 +34,29 @@ def test_commands_and_options_exist(path: Path) -> None:
     used = re.findall(r"^(?:pip .*&& )?lvgan ([a-z][a-z-]*)(.*?)(?:#.*|&& .*)?$", path.read_text(), re.MULTILINE)
     assert used
     for command, rest in used:
-        names = [command, *re.findall(r"^ (color-sim|networks)", rest)]
+        names = [command, *re.findall(r"^ (color-sim|networks|sample)", rest)]
         text = CliRunner().invoke(app, [*names, "--help"]).output
         for option in re.findall(r"(?<= )--?[a-z][a-z-]*", rest):
             assert re.search(rf"(^|[\s,/]){re.escape(option)}\b", text), f"lvgan {command} has no {option}"
 
 
-def test_endless(tmp_path: Path) -> None:
-    values = cfg.merge(cfg.load_preset("tiny", "lr"), {"data": {"lr": "16x16", "hr": "32x32"}})
-    config = cfg.build("lr", values)
-    assert isinstance(config, cfg.LrConfig)
-    torch.manual_seed(0)
-    weights = build.lr_generator(config).state_dict()
-    checkpoint = ckpt.new_checkpoint("lr", step=0, config=cfg.to_dict(config), generator_ema=weights, data={})
-    ckpt.save(tmp_path / "lr.pt", checkpoint)
-    subprocess.run([sys.executable, EXAMPLES / "endless.py", "lr.pt"], cwd=tmp_path, check=True, timeout=120)
-    from PIL import Image
+def run(name: str, *arguments: object, cwd: Path) -> None:
+    subprocess.run([sys.executable, EXAMPLES / name, *map(str, arguments)], cwd=cwd, check=True, timeout=120)
 
+
+def test_endless(tmp_path: Path) -> None:
+    lr, _ = checkpoints.make(tmp_path)
+    run("endless.py", lr, cwd=tmp_path)
     picture = Image.open(tmp_path / "strip.png")
     assert picture.size == (8 * 16, 3 * 16)
     assert max(high - low for low, high in picture.getextrema()) > 20
+
+
+def test_crossfade(tmp_path: Path) -> None:
+    lr, _ = checkpoints.make(tmp_path)
+    run("crossfade.py", lr, cwd=tmp_path)
+    made = decode(tmp_path / "crossfade.mp4", 16, 16).astype(int)
+    one = lvgan.load(lr, seed=0)[0:64]
+    assert len(made) == 600
+    assert np.abs(made[:64] - one).mean() < 6
+    assert np.abs(made[-64:] - lvgan.load(lr, seed=0)[536:600]).mean() > 6

@@ -39,8 +39,8 @@ def generators(preset: str, device: torch.device, *, sr: bool) -> Generators:
     low, high = (cfg.build(stage, cfg.merge(cfg.load_preset(preset, stage), sizes)) for stage in ("lr", "sr"))
     assert isinstance(low, cfg.LrConfig)
     assert isinstance(high, cfg.SrConfig)
-    networks = lr_generator(low), sr_generator(high) if sr else None
-    return Generators(*(n if n is None else n.eval().requires_grad_(False).to(device) for n in networks))
+    lr = lr_generator(low).eval().requires_grad_(False).to(device)
+    return Generators(lr, sr_generator(high).eval().requires_grad_(False).to(device) if sr else None)
 
 
 class _Clock:
@@ -76,7 +76,7 @@ def parts(networks: Generators, frames: int, sr_frames: int) -> list[Row]:
     lr: LrGenerator = networks.lr
     originals = {"low-pass bank": lr.bank, "mapping": lr.mapping}
     for name, module in originals.items():
-        module.forward = clock.wrap(name, module.forward)  # type: ignore[method-assign]
+        module.forward = clock.wrap(name, module.forward)
 
     noise = clock.wrap("noise", SeedNoise(0))
     low = LrVideo(lr, noise)
