@@ -99,7 +99,7 @@ def _train(
 @contextmanager
 def exit_when_stopped() -> Iterator[None]:
     """Leave with the signal's exit code once training has written its checkpoint."""
-    from lvgan.training.loop import Stopped
+    from lvgan.training.signals import Stopped
 
     try:
         yield

@@ -8,7 +8,7 @@ import torch
 
 from lvgan.data.dataset import Batches, ClipDataset
 from lvgan.pixels import from_bytes
-from lvgan.training.loop import Sample
+from lvgan.training.task import Sample
 
 
 class DataTask:

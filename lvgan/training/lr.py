@@ -17,8 +17,8 @@ from lvgan.models import build
 from lvgan.models.lr_generator import LrGenerator
 from lvgan.seeding import seeded
 from lvgan.training.data_task import DataTask
-from lvgan.training.loop import Phase, Sample
 from lvgan.training.preview import write_clip_preview
+from lvgan.training.task import Phase, Sample
 
 
 class LrTask(DataTask):

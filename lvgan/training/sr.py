@@ -16,8 +16,8 @@ from lvgan.models.sr_generator import SrGenerator
 from lvgan.pixels import from_bytes
 from lvgan.seeding import seeded
 from lvgan.training.data_task import DataTask
-from lvgan.training.loop import Phase, Sample, take
 from lvgan.training.preview import write_pair_preview
+from lvgan.training.task import Phase, Sample, take
 
 
 class SrTask(DataTask):

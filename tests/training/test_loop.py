@@ -12,8 +12,10 @@ import torch
 from lvgan.config import Config, build
 from lvgan.errors import TrainingError
 from lvgan.training.logging import read_log
-from lvgan.training.loop import Stopped, Trainer, train
+from lvgan.training.loop import train
 from lvgan.training.runs import Run
+from lvgan.training.signals import Stopped
+from lvgan.training.trainer import Trainer
 from tests.training.toy import ToyTask
 
 

@@ -61,7 +61,7 @@ def test_ada_moves_golden(golden) -> None:
 
 
 def test_rates_golden(golden) -> None:
-    from lvgan.training.loop import Trainer
+    from lvgan.training.trainer import Trainer
     from tests.training.toy import ToyTask
 
     tables = golden.json("schedules")

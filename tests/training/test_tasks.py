@@ -11,10 +11,12 @@ from lvgan import config as cfg
 from lvgan.data.dataset import ClipDataset
 from lvgan.data.prepare import prepare
 from lvgan.sizes import Size
-from lvgan.training.loop import Phase, Trainer, train
+from lvgan.training.loop import train
 from lvgan.training.lr import LrTask
 from lvgan.training.runs import Run
 from lvgan.training.sr import SrTask
+from lvgan.training.task import Phase
+from lvgan.training.trainer import Trainer
 from tests.clips import make_video
 
 LOW, HIGH = Size(8, 16), Size(16, 32)

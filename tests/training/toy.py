@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lvgan import config as cfg
-from lvgan.training.loop import Phase, Sample
+from lvgan.training.task import Phase, Sample
 
 
 class ToyTask:
