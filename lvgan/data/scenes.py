@@ -185,9 +185,11 @@ class SceneFinder:
         if change < self._threshold:
             return False
         around = [i for i in range(n - _AROUND, n + _AROUND + 1) if i != n and 1 <= i < self._count]
+        if not around:
+            return False
         # Three may be cuts themselves: blended frames, a short shot.
-        calm = sorted(float(self._change[i % _KEPT]) for i in around)[:-3]
-        if change < _PEAK * ((calm[-1] if calm else 0.0) + 0.05):
+        calm = sorted(float(self._change[i % _KEPT]) for i in around)[: max(1, len(around) - 3)]
+        if change < _PEAK * (calm[-1] + 0.05):
             return False
         return not self._is_lit_otherwise(n) and not self._comes_back(n, change)
 
