@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lvgan.ops.arguments import check_bias, check_not_negative, check_positive, check_tensor
+
 _aten = torch.ops.aten
 
 _SELU_SCALE = 1.0507009873554805
@@ -108,49 +110,20 @@ def bias_act(
     Differentiable any number of times in `x` and `b`. Half precisions are computed in float32.
     Raises ValueError naming the argument that does not fit.
     """
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise ValueError(f"x: expected a floating-point tensor, got {getattr(x, 'dtype', type(x).__name__)}")
+    check_tensor(x, "x")
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
     dim = check_bias(x, b, dim)
     slope, default_gain = _defaults(activation)
     if alpha is not None:
-        if activation != "lrelu" or alpha < 0:
-            raise ValueError(f"alpha: only lrelu takes one, not below 0; got {alpha} for {activation}")
-        slope = float(alpha)
-    gain = default_gain if gain is None else float(gain)
-    check_positive(gain, "gain")
-    if clamp is not None:
-        check_positive(clamp, "clamp")
+        if activation != "lrelu":
+            raise ValueError(f"alpha: only lrelu takes one; got {alpha!r} for {activation}")
+        slope = check_not_negative(alpha, "alpha")
+    gain = default_gain if gain is None else check_positive(gain, "gain")
+    clamp = None if clamp is None else check_positive(clamp, "clamp")
     if b is None and activation == "linear" and gain == 1 and clamp is None:
         return x
-    clamp = None if clamp is None else float(clamp)
     return torch.ops.lvgan.bias_act(x, b, dim, activation, slope, gain, clamp)
-
-
-def check_bias(x: Tensor, b: Tensor | None, dim: int) -> int:
-    """Return `dim` counted from the front; ValueError unless `b` fits that axis of `x`."""
-    if not -x.ndim <= dim < x.ndim:
-        if b is None:
-            return 0  # nothing runs along it
-        raise ValueError(f"dim: x has no axis {dim}, its shape is {tuple(x.shape)}")
-    dim %= x.ndim
-    if b is None:
-        return dim
-    if not isinstance(b, Tensor) or b.ndim != 1 or b.shape[0] != x.shape[dim]:
-        found = tuple(b.shape) if isinstance(b, Tensor) else type(b).__name__
-        raise ValueError(f"b: expected shape ({x.shape[dim]},) for axis {dim} of x, got {found}")
-    if b.dtype != x.dtype:
-        raise ValueError(f"b: has {b.dtype} while x has {x.dtype}; convert one of them")
-    if b.device != x.device:
-        raise ValueError(f"b: is on {b.device} while x is on {x.device}; move one of them")
-    return dim
-
-
-def check_positive(value: float, name: str) -> None:
-    """Raise ValueError unless `value` is a positive finite number."""
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name}: expected a positive finite number, got {value}")
 
 
 def _defaults(activation: str) -> tuple[float, float]:

@@ -25,17 +25,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lvgan.ops.bias_act import check_bias, check_positive
-from lvgan.ops.upfirdn2d import (
+from lvgan.ops.arguments import (
     Pair,
-    Resampler,
+    check_bias,
     check_filter,
+    check_flag,
     check_image,
+    check_not_negative,
+    check_one_factor,
     check_padding,
-    image_chunks,
+    check_positive,
     output_size,
-    transposed_offset,
 )
+from lvgan.ops.upfirdn2d import Resampler, image_chunks, transposed_offset
 
 
 def filtered_lrelu(
@@ -66,14 +68,11 @@ def filtered_lrelu(
     check_image(x, "x")
     up_taps, down_taps = check_filter(fu, x, "fu"), check_filter(fd, x, "fd")
     check_bias(x, b, 1)
-    for name, factor in (("up", up), ("down", down)):
-        if not isinstance(factor, int) or factor < 1:
-            raise ValueError(f"{name}: expected a positive int, got {factor!r}")
-    check_positive(gain, "gain")
-    if not 0 <= slope < math.inf:
-        raise ValueError(f"slope: expected a finite number, not below 0, got {slope}")
-    if clamp is not None:
-        check_positive(clamp, "clamp")
+    check_one_factor(up, "up")
+    check_one_factor(down, "down")
+    gain, slope = check_positive(gain, "gain"), check_not_negative(slope, "slope")
+    clamp = None if clamp is None else check_positive(clamp, "clamp")
+    check_flag(flip_filter, "flip_filter")
     sides = check_padding(padding)
     high, low = _sizes(x, up_taps, down_taps, up, down, sides)
     save_codes = torch.is_grad_enabled() and (x.requires_grad or (b is not None and b.requires_grad))
@@ -87,9 +86,9 @@ def filtered_lrelu(
         [sides[0], sides[2]],
         high,
         low,
-        float(gain),
-        float(slope),
-        None if clamp is None else float(clamp),
+        gain,
+        slope,
+        clamp,
         flip_filter,
         save_codes,
     )
