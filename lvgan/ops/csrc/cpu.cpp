@@ -200,12 +200,13 @@ const char* pointer(const std::optional<Tensor>& t) {
 template <class A>
 Pointwise<A> pointwise(const RowAccess<A>& rows, const Tensor& x, const std::optional<Tensor>& b, const Tensor& out,
                        int64_t dim, double alpha, double gain, Floats clamp) {
-  Pointwise<A> op{rows, pointer(x), nullptr, static_cast<char*>(out.mutable_data_ptr()), {}, 1, 1, {}};
+  Pointwise<A> op{rows, pointer(x), nullptr, static_cast<char*>(out.mutable_data_ptr()), {}, 1, {}};
   if (b) {
     const Tensor dense = contiguous(*b);
     op.bias.resize(dense.numel());
     rows.read(op.bias.data(), dense.const_data_ptr(), dense.numel(), A(0));
-    if (x.size(dim) > 1) op.inner = out.stride(dim), op.channels = x.size(dim);
+    if (x.size(dim) > 1) op.inner = out.stride(dim);
+    lengthen_bias(op);
   }
   op.set = {A(alpha), A(gain), A(clamp.value_or(0)), clamp.has_value()};
   return op;
@@ -242,8 +243,8 @@ Tensor bias_act_backward(Tensor dy, std::optional<Tensor> x, std::optional<Tenso
     by_activation(activation, [&](auto act) {
       constexpr Act kAct = decltype(act)::value;
       auto op = pointwise<A>(rows, dy, b, dx, dim, alpha, gain, clamp);
-      op.at = kAct == Act::bent ? pointer(y) : pointer(x);
-      STD_TORCH_CHECK(kAct == Act::bent || op.at, "lvgan::bias_act_backward: ", activation, " needs x");
+      op.at = at_result(kAct) ? pointer(y) : pointer(x);
+      STD_TORCH_CHECK(at_result(kAct) || op.at, "lvgan::bias_act_backward: ", activation, " needs x");
       torch::stable::parallel_for(0, dy.numel(), kGrain, [&](int64_t begin, int64_t end) {
         backward_range<A, kAct>(op, begin, end);
       });

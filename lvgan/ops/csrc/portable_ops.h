@@ -233,8 +233,8 @@ inline Tensor bias_act_backward(Tensor dy, std::optional<Tensor> x, std::optiona
     auto call = point_call<A>(dy, b, dx, dim, alpha, gain, clamp);
     by_activation(activation, [&](auto act) {
       constexpr Act kAct = decltype(act)::value;
-      call.at = kAct == Act::bent ? pointer(y) : pointer(x);
-      STD_TORCH_CHECK(kAct == Act::bent || call.at, "lvgan::bias_act_backward: this activation needs x");
+      call.at = at_result(kAct) ? pointer(y) : pointer(x);
+      STD_TORCH_CHECK(at_result(kAct) || call.at, "lvgan::bias_act_backward: this activation needs x");
       run_each(dx, call.count, BackwardBody<kAct, A>{call});
     });
   });
