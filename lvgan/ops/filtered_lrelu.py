@@ -37,7 +37,7 @@ from lvgan.ops.arguments import (
     check_positive,
     output_size,
 )
-from lvgan.ops.upfirdn2d import Resampler, image_chunks, transposed_offset
+from lvgan.ops.upfirdn2d import Resampler, image_chunks, known_not_finite, transposed_offset
 
 
 def filtered_lrelu(
@@ -63,6 +63,7 @@ def filtered_lrelu(
     ``(W * up + x0 + x1 - taps_u + 1 - taps_d) // down + 1`` columns.
 
     Differentiable any number of times in `x` and `b`. Half precisions are computed in float32.
+    NaN and infinity reach what they reach in :func:`lvgan.ops.upfirdn2d`, with both filters.
     Raises ValueError naming the argument that does not fit.
     """
     check_image(x, "x")
@@ -190,6 +191,8 @@ def filtered_mask_reference(
     images, out, packed = x.reshape(N * C, H, W), y.flatten(0, 1), codes.flatten(0, 1)
     for part in image_chunks(x, high[0] * high[1]):
         signal = raise_rate(images[part].to(fu.dtype))
+        if known_not_finite(signal):  # a clamped sample has the gradient 0, as that of torch.clamp
+            signal = torch.where(_unpack(packed[part], 1, high[0], fu.dtype) > 0, signal, 0)
         signal *= _unpack(packed[part], slope, high[0], fu.dtype)
         out[part] = lower_rate(signal)
     return y

@@ -100,7 +100,9 @@ def upfirdn2d(
     multiplies the result. The output has ``(W * up + x0 + x1 - taps) // down + 1`` columns.
 
     Differentiable any number of times in `x`, not in `f`. Half precisions are computed in float32.
-    Raises ValueError naming the argument that does not fit.
+    A NaN or infinity reaches the outputs whose taps cover it and no others (but for the reference
+    with one axis of taps on anything but a CPU, where NaN reaches up to 1024 outputs). Raises
+    ValueError naming the argument that does not fit.
     """
     check_image(x, "x")
     taps = check_filter(f, x, "f")
@@ -233,8 +235,9 @@ class Resampler:
 
     A one-dimensional filter runs as banded matrix products along each axis (on CPUs several times
     as fast as convolutions), a two-dimensional one as depthwise convolutions, one for each output
-    phase. Neither touches inserted zeros. A value that is not finite spreads further in the
-    products than the filter reaches: their zeros are multiplied too.
+    phase. Neither touches inserted zeros. The zeros of a banded matrix would spread NaN and infinity
+    further than the filter reaches: on a CPU, images with any go through sums over the taps alone
+    (elsewhere the host would have to wait in order to know).
     """
 
     def __init__(
@@ -263,7 +266,9 @@ class Resampler:
         if self.plain:
             return self._crop(images) * (self.taps.square() * self.gain)
         with torch.autocast(images.device.type, enabled=False):  # it would halve the precision
-            return self._separable(images) if self.taps.ndim == 1 else self._full(images)
+            if self.taps.ndim == 2:
+                return self._full(images)
+            return self._tap_by_tap(images) if known_not_finite(images) else self._separable(images)
 
     def _crop(self, images: Tensor) -> Tensor:
         pad_x, pad_y = ((a.offset, a.outputs - a.inputs - a.offset) for a in (self.x, self.y))
@@ -282,6 +287,22 @@ class Resampler:
             result[:, out] = torch.bmm(matrix.expand(B, -1, -1), wide[:, source])
         return result
 
+    def _tap_by_tap(self, images: Tensor) -> Tensor:
+        """As :meth:`_separable`, slower: no number is multiplied that the filter does not reach."""
+        for axis, dim, gain in ((self.x, 2, self.gain), (self.y, 1, 1.0)):
+            shape = list(images.shape)
+            shape[dim] = axis.outputs
+            result = images.new_zeros(shape)
+            for out, taps, used, step, (before, after) in axis.phases(len(self.taps)):
+                padded = _pad_or_crop(images, (before, after, 0, 0) if dim == 2 else (0, 0, before, after))
+                if used:
+                    windows = padded.unfold(dim, used, step)  # [..., outputs of this phase, used]
+                    index = [slice(None), slice(None), slice(None)]
+                    index[dim] = out
+                    result[tuple(index)] = (windows * (self.taps[taps] * gain)).sum(-1)
+            images = result
+        return images
+
     def _full(self, images: Tensor) -> Tensor:
         B = images.shape[0]
         result = images.new_zeros(B, self.out_size[1], self.out_size[0])
@@ -295,6 +316,11 @@ class Resampler:
                     y = F.conv2d(padded[None], kernel, stride=(step_y, step_x), groups=B)
                     result[:, out_y, out_x] = y[0]
         return result
+
+
+def known_not_finite(images: Tensor) -> bool:
+    """Whether there is a NaN or infinity in `images` (or almost); False where the host would have to wait for that."""
+    return images.device.type == "cpu" and not math.isfinite(images.sum())
 
 
 def image_chunks(x: Tensor, samples: int) -> Iterator[slice]:

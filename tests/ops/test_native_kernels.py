@@ -69,6 +69,12 @@ def test_what_is_not_finite(activation: str, clamp: float | None) -> None:
     test_operators.test_what_is_not_finite_has_the_values_and_gradients_of_torch(activation, clamp)
 
 
+@pytest.mark.parametrize("factors", test_operators.LOCAL)
+def test_not_finite_stays_local(factors: tuple[int, int, int, int]) -> None:
+    for value in (float("nan"), float("inf")):
+        test_operators.test_a_number_that_is_not_finite_stays_where_the_filters_reach(*factors, value)
+
+
 @all_samples
 def test_layouts(op: str, sample: Sample) -> None:
     test_operators.test_layout_of_the_input_does_not_matter(op, sample)

@@ -139,7 +139,8 @@ template <Mode kMode, class A>
 void run_filtered(const FilteredArguments& a) {
   const int64_t largest = 1 << 24;  // the tiles count in 32 bits
   const bool small = a.high[0] < largest && a.high[1] < largest;
-  if (small && a.fu.dim() == 1 && a.fd.dim() == 1 && a.fu.numel() <= 6 * a.up && a.fd.numel() <= 6 * a.down) {
+  // Fewer taps would be padded with zeros, which spread NaN and infinity further than the filter reaches.
+  if (small && a.fu.dim() == 1 && a.fd.dim() == 1 && a.fu.numel() == 6 * a.up && a.fd.numel() == 6 * a.down) {
     if constexpr (kTilesInDouble || sizeof(A) == 4) {
       if (a.up == 2 && a.down == 2) return run_special<2, 2, kMode, A>(a);
       if (a.up == 4 && a.down == 2) return run_special<4, 2, kMode, A>(a);
