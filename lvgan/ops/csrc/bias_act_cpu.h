@@ -76,7 +76,8 @@ LVGAN_INLINE void by_case(ActSettings<A> set, A shift, const A* bias, F&& f) {
 }
 
 template <class A, Act kAct>
-void forward_run(A* __restrict out, const A* __restrict x, int64_t n, A shift, const A* bias, const ActSettings<A>& set) {
+void forward_run(A* __restrict out, const A* __restrict x, int64_t n, A shift, const A* bias,
+                 const ActSettings<A>& set) {
   by_case(set, shift, bias, [&](const ActSettings<A> now, auto by) LVGAN_FLAT {
     for (int64_t j = 0; j < n; ++j) out[j] = act_forward<kAct>(x[j] + by(j), now);
   });
@@ -108,7 +109,8 @@ template <class A, Act kAct>
 void backward_range(const Pointwise<A>& op, int64_t begin, int64_t end) {
   const bool direct = op.rows.size == sizeof(A);
   alignas(64) A u[kBlock], v[kBlock], w[kBlock];
-  each_run(op, op.at && !at_result(kAct) && !op.bias.empty(), begin, end, [&](int64_t i, int64_t n, A shift, const A* bias) {
+  const bool biased = op.at && !at_result(kAct) && !op.bias.empty();
+  each_run(op, biased, begin, end, [&](int64_t i, int64_t n, A shift, const A* bias) {
     const char* from = op.x + i * op.rows.size;
     const char* place = op.at ? op.at + i * op.rows.size : from;
     char* out = op.out + i * op.rows.size;

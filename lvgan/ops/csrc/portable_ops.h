@@ -71,7 +71,8 @@ template <class A>
 bool resampled_in_tiles(const Tensor& y, const ResampleCall& call) {
   if constexpr (kTilesInDouble || sizeof(A) == 4) {
     const bool alike = !call.full && call.up_x == call.up_y && call.down_x == call.down_y;
-    if (!alike || !fits_tiles({call.in_x, call.in_y, call.out_x, call.out_y, call.offset_x, call.offset_y})) return false;
+    const Ints numbers{call.in_x, call.in_y, call.out_x, call.out_y, call.offset_x, call.offset_y};
+    if (!alike || !fits_tiles(numbers)) return false;
     return try_tiles<1, 1, 4, A>(y, call) || try_tiles<2, 1, 2, A>(y, call) || try_tiles<1, 2, 4, A>(y, call) ||
            try_tiles<2, 1, 6, A>(y, call) || try_tiles<1, 2, 12, A>(y, call) || try_tiles<4, 1, 2, A>(y, call) ||
            try_tiles<1, 4, 8, A>(y, call);
