@@ -22,7 +22,7 @@ from torch import Tensor
 from lvgan.models.sr_discriminator import SrDiscriminator
 from lvgan.models.sr_generator import SrGenerator, SynthesisLayer
 from lvgan.ops import bias_act, filtered_lrelu, native, setup_filter, upfirdn2d
-from lvgan.ops.upfirdn2d import check_factor, check_padding
+from lvgan.ops.arguments import check_factor, check_padding
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lvgan.ops.arguments import check_bias, check_not_negative, check_positive, check_tensor
+
 _aten = torch.ops.aten
 
 _SELU_SCALE = 1.0507009873554805
@@ -71,12 +73,12 @@ _SMOOTH = {
     "elu": _Smooth(
         F.elu,
         lambda u: torch.where(u > 0, 1.0, _exp_below_zero(u)),
-        lambda u: torch.where(u > 0, 0.0, _exp_below_zero(u)),
+        lambda u: torch.where(u >= 0, 0.0, _exp_below_zero(u)),
     ),
     "selu": _Smooth(
         F.selu,
         lambda u: torch.where(u > 0, _SELU_SCALE, _SELU * _exp_below_zero(u)),
-        lambda u: torch.where(u > 0, 0.0, _SELU * _exp_below_zero(u)),
+        lambda u: torch.where(u >= 0, 0.0, _SELU * _exp_below_zero(u)),
     ),
     "softplus": _Smooth(F.softplus, torch.sigmoid, _sigmoid_first),
     "swish": _Smooth(F.silu, _swish_first, _swish_second, math.sqrt(2)),
@@ -108,49 +110,20 @@ def bias_act(
     Differentiable any number of times in `x` and `b`. Half precisions are computed in float32.
     Raises ValueError naming the argument that does not fit.
     """
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise ValueError(f"x: expected a floating-point tensor, got {getattr(x, 'dtype', type(x).__name__)}")
+    check_tensor(x, "x")
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
     dim = check_bias(x, b, dim)
     slope, default_gain = _defaults(activation)
     if alpha is not None:
-        if activation != "lrelu" or alpha < 0:
-            raise ValueError(f"alpha: only lrelu takes one, not below 0; got {alpha} for {activation}")
-        slope = float(alpha)
-    gain = default_gain if gain is None else float(gain)
-    check_positive(gain, "gain")
-    if clamp is not None:
-        check_positive(clamp, "clamp")
+        if activation != "lrelu":
+            raise ValueError(f"alpha: only lrelu takes one; got {alpha!r} for {activation}")
+        slope = check_not_negative(alpha, "alpha")
+    gain = default_gain if gain is None else check_positive(gain, "gain")
+    clamp = None if clamp is None else check_positive(clamp, "clamp")
     if b is None and activation == "linear" and gain == 1 and clamp is None:
         return x
-    clamp = None if clamp is None else float(clamp)
     return torch.ops.lvgan.bias_act(x, b, dim, activation, slope, gain, clamp)
-
-
-def check_bias(x: Tensor, b: Tensor | None, dim: int) -> int:
-    """Return `dim` counted from the front; ValueError unless `b` fits that axis of `x`."""
-    if not -x.ndim <= dim < x.ndim:
-        if b is None:
-            return 0  # nothing runs along it
-        raise ValueError(f"dim: x has no axis {dim}, its shape is {tuple(x.shape)}")
-    dim %= x.ndim
-    if b is None:
-        return dim
-    if not isinstance(b, Tensor) or b.ndim != 1 or b.shape[0] != x.shape[dim]:
-        found = tuple(b.shape) if isinstance(b, Tensor) else type(b).__name__
-        raise ValueError(f"b: expected shape ({x.shape[dim]},) for axis {dim} of x, got {found}")
-    if b.dtype != x.dtype:
-        raise ValueError(f"b: has {b.dtype} while x has {x.dtype}; convert one of them")
-    if b.device != x.device:
-        raise ValueError(f"b: is on {b.device} while x is on {x.device}; move one of them")
-    return dim
-
-
-def check_positive(value: float, name: str) -> None:
-    """Raise ValueError unless `value` is a positive finite number."""
-    if not 0 < value < math.inf:
-        raise ValueError(f"{name}: expected a positive finite number, got {value}")
 
 
 def _defaults(activation: str) -> tuple[float, float]:
@@ -190,7 +163,9 @@ def bias_act_reference(
             torch.mul(_wide(x), gain, out=y)
         else:
             torch.add(_along(_wide(b) * gain, x, dim), _wide(x), alpha=gain, out=y)
-        if alpha != 1:
+        if activation == "relu":
+            F.relu_(y)
+        elif alpha != 1:
             F.leaky_relu_(y, alpha)
     if clamp is not None:
         y.clamp_(-clamp, clamp)
@@ -216,22 +191,26 @@ def bias_act_backward_reference(
     dx = torch.empty_like(dy, dtype=_wide(dy).dtype)
     if activation in _SMOOTH:
         assert x is not None
-        torch.mul(_wide(dy), _smooth_slope(_biased(x, b, dim), activation, gain, clamp), out=dx)
+        u = _biased(x, b, dim)
+        kept = _wide(dy)
+        if clamp is not None:  # before the slope, which may be NaN: as the gradient of torch.clamp does it
+            kept = torch.where(_inside(u, activation, gain, clamp), kept, 0)
+        torch.mul(kept, _SMOOTH[activation].first(u) * gain, out=dx)
         return dx.to(dy.dtype)
     torch.mul(_wide(dy), gain, out=dx)
-    if y is not None and alpha != 1:
+    if y is not None and activation == "relu":
+        _aten.threshold_backward.grad_input(dx, _wide(y), 0, grad_input=dx)
+    elif y is not None and alpha != 1:
         _aten.leaky_relu_backward.grad_input(dx, _wide(y), alpha, True, grad_input=dx)
     if y is not None and clamp is not None:
-        _aten.hardtanh_backward.grad_input(dx, _wide(y), -clamp, clamp, grad_input=dx)
+        cut = _wide(y).nan_to_num(math.inf, math.inf, -math.inf)  # the gradient is 0 at NaN too, as torch.clamp's is
+        _aten.hardtanh_backward.grad_input(dx, cut, -clamp, clamp, grad_input=dx)
     return dx.to(dy.dtype)
 
 
-def _smooth_slope(u: Tensor, activation: str, gain: float, clamp: float | None) -> Tensor:
-    """Derivative of clamp(gain * activation(u)) with respect to u."""
-    slope = _SMOOTH[activation].first(u) * gain
-    if clamp is not None:
-        slope = slope * ((_SMOOTH[activation].value(u) * gain).abs() < clamp)
-    return slope
+def _inside(u: Tensor, activation: str, gain: float, clamp: float) -> Tensor:
+    """Where the clamp of a curved activation at `u` changes nothing; nowhere at NaN."""
+    return (_SMOOTH[activation].value(u) * gain).abs() <= clamp
 
 
 # --- operators -----------------------------------------------------------------------------------
@@ -283,12 +262,17 @@ def _second_backward(ctx: Any, ddx: Tensor) -> tuple[Tensor | None, ...]:
     dy, x, b, y = ctx.saved_tensors
     dim, activation, _, gain, clamp = ctx.settings
     ddy = torch.ops.lvgan.bias_act_backward(ddx, x, b, y, *ctx.settings) if ctx.needs_input_grad[0] else None
+    if x is None:
+        return ddy, *[None] * 8
+    u = _biased(x, b, dim)
+    inside = None if clamp is None else _inside(u, activation, gain, clamp)
+    if ddy is not None and inside is not None:
+        ddy = torch.where(inside, ddy, 0)  # the slope may be NaN where the clamp cuts
     dx = db = None
-    if x is not None and any(ctx.needs_input_grad[1:3]):
-        u = _biased(x, b, dim)
+    if any(ctx.needs_input_grad[1:3]):
         bend = _SMOOTH[activation].second(u) * gain
-        if clamp is not None:
-            bend = bend * ((_SMOOTH[activation].value(u) * gain).abs() < clamp)
+        if inside is not None:
+            bend = bend * inside
         dx = (_wide(ddx) * _wide(dy) * bend).to(x.dtype)
         db = _sum_to_bias(dx, dim) if ctx.needs_input_grad[2] else None
     return ddy, dx, db, None, None, None, None, None, None

@@ -23,7 +23,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Pair = Sequence[int]  # (x, y)
+from lvgan.ops.arguments import (
+    Pair,
+    check_factor,
+    check_filter,
+    check_finite_taps,
+    check_flag,
+    check_image,
+    check_number,
+    check_padding,
+    output_size,
+)
 
 _TILE = 32  # outputs of one banded matrix product: the fastest of 8 to 96 on an x86 CPU
 _CHUNK = 2**18  # samples of an intermediate signal that stay in a core's cache
@@ -44,17 +54,24 @@ def setup_filter(
     by default it stays from 8 taps on. `normalize` makes the sum 1, `gain` is the total gain
     over both axes, `flip` reverses the taps. Raises ValueError for an unusable `taps`.
     """
-    f = torch.as_tensor(taps, dtype=torch.float32).clone()
+    try:
+        f = torch.as_tensor(taps, dtype=torch.float32).clone()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"taps: expected numbers, got {taps!r}") from error
     if f.ndim == 0:
         f = f[None]
     if f.ndim > 2 or f.numel() == 0:
         raise ValueError(f"taps: expected one or two axes with at least one tap, got shape {tuple(f.shape)}")
+    check_finite_taps(f, "taps")
+    gain = check_number(gain, "gain")
     if separable is None:
         separable = f.ndim == 1 and f.numel() >= 8
     if separable and f.ndim == 2:
         raise ValueError("separable: a filter of two axes is not separable; give the taps of one axis")
     if f.ndim == 1 and not separable:
         f = f[:, None] * f
+    if f.ndim == 1 and gain < 0:
+        raise ValueError(f"gain: both axes of a separable filter have its root, so not below 0; got {gain}")
     if normalize:
         if f.sum() == 0:
             raise ValueError("taps: their sum is 0 and cannot be normalised; pass normalize=False")
@@ -83,18 +100,22 @@ def upfirdn2d(
     multiplies the result. The output has ``(W * up + x0 + x1 - taps) // down + 1`` columns.
 
     Differentiable any number of times in `x`, not in `f`. Half precisions are computed in float32.
-    Raises ValueError naming the argument that does not fit.
+    A NaN or infinity reaches the outputs whose taps cover it and no others (but for the reference
+    with one axis of taps on anything but a CPU, where NaN reaches up to 1024 outputs). Raises
+    ValueError naming the argument that does not fit.
     """
     check_image(x, "x")
     taps = check_filter(f, x, "f")
     ups, downs = check_factor(up, "up"), check_factor(down, "down")
     left, right, top, bottom = check_padding(padding)
+    gain = check_number(gain, "gain")
+    check_flag(flip_filter, "flip_filter")
     if f is None and gain == 1 and ups == downs == [1, 1] and not any((left, right, top, bottom)):
         return x
     width = output_size(x.shape[3], ups[0], downs[0], left, right, taps.shape[-1])
     height = output_size(x.shape[2], ups[1], downs[1], top, bottom, taps.shape[0])
     op = torch.ops.lvgan.upfirdn2d
-    return op(x, taps, ups, downs, [left, top], [width, height], flip_filter, float(gain))
+    return op(x, taps, ups, downs, [left, top], [width, height], flip_filter, gain)
 
 
 def upsample2d(
@@ -110,11 +131,12 @@ def upsample2d(
 
     `padding` counts output samples on top of that; the rest is as for :func:`upfirdn2d`.
     """
+    check_image(x, "x")
     taps, (up_x, up_y) = check_filter(f, x, "f"), check_factor(up, "up")
     centred = [(taps.shape[-1] + up_x - 1) // 2, (taps.shape[-1] - up_x) // 2]
     centred += [(taps.shape[0] + up_y - 1) // 2, (taps.shape[0] - up_y) // 2]
     sides = [a + b for a, b in zip(centred, check_padding(padding), strict=True)]
-    return upfirdn2d(x, f, up=up, padding=sides, flip_filter=flip_filter, gain=gain * up_x * up_y)
+    return upfirdn2d(x, f, up=up, padding=sides, flip_filter=flip_filter, gain=check_number(gain, "gain") * up_x * up_y)
 
 
 def downsample2d(
@@ -131,70 +153,12 @@ def downsample2d(
     With ``down=1`` it filters. `padding` counts input samples on top of what the filter
     needs; the rest is as for :func:`upfirdn2d`.
     """
+    check_image(x, "x")
     taps, (down_x, down_y) = check_filter(f, x, "f"), check_factor(down, "down")
     centred = [(taps.shape[-1] - down_x + 1) // 2, (taps.shape[-1] - down_x) // 2]
     centred += [(taps.shape[0] - down_y + 1) // 2, (taps.shape[0] - down_y) // 2]
     sides = [a + b for a, b in zip(centred, check_padding(padding), strict=True)]
     return upfirdn2d(x, f, down=down, padding=sides, flip_filter=flip_filter, gain=gain)
-
-
-# --- arguments -----------------------------------------------------------------------------------
-
-
-def check_image(x: Tensor, name: str) -> None:
-    """Raise ValueError unless `x` is a floating-point ``[N, C, H, W]``."""
-    if not isinstance(x, Tensor) or x.ndim != 4:
-        found = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"{name}: expected a tensor [N, C, H, W], got {found}")
-    if not x.is_floating_point():
-        raise ValueError(f"{name}: expected floating point, got {x.dtype}")
-
-
-def check_filter(f: Tensor | None, x: Tensor, name: str) -> Tensor:
-    """Return `f` as the operators take it: contiguous, float32 (float64 for a float64 `x`)."""
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    if f is None:
-        return torch.ones(1, dtype=dtype, device=x.device)
-    if not isinstance(f, Tensor) or f.ndim not in (1, 2) or f.numel() == 0:
-        found = tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__
-        raise ValueError(f"{name}: expected a tensor [taps] or [taps_y, taps_x], got {found}")
-    if not f.is_floating_point():
-        raise ValueError(f"{name}: expected floating point, got {f.dtype}")
-    if f.device != x.device:
-        raise ValueError(f"{name}: is on {f.device} while x is on {x.device}; move one of them")
-    if f.requires_grad:
-        raise ValueError(f"{name}: filters have no gradient here; detach it")
-    return f.to(dtype).contiguous()
-
-
-def check_factor(value: int | Pair, name: str) -> list[int]:
-    """Return a resampling factor as ``[x, y]``; ValueError unless both are positive ints."""
-    pair = [value, value] if isinstance(value, int) else list(value)
-    if len(pair) != 2 or not all(isinstance(v, int) and v >= 1 for v in pair):
-        raise ValueError(f"{name}: expected a positive int or two of them (x, y), got {value!r}")
-    return pair
-
-
-def check_padding(value: int | Sequence[int], name: str = "padding") -> list[int]:
-    """Return a padding as ``[x0, x1, y0, y1]``; ValueError unless it has 1, 2 or 4 ints."""
-    sides = [value, value] if isinstance(value, int) else list(value)
-    if len(sides) == 2:
-        sides = [sides[0], sides[0], sides[1], sides[1]]
-    if len(sides) != 4 or not all(isinstance(v, int) for v in sides):
-        raise ValueError(f"{name}: expected an int, (x, y) or (x0, x1, y0, y1), got {value!r}")
-    return sides
-
-
-def output_size(
-    size: int, up: int, down: int, before: int, after: int, taps: int, padding: str = "padding", f: str = "f"
-) -> int:
-    """Return the number of output samples; ValueError if the filter is longer than the padded signal."""
-    padded = size * up + before + after
-    if padded < 1:
-        raise ValueError(f"{padding}: crops all {size * up} samples of the upsampled signal")
-    if padded < taps:
-        raise ValueError(f"{f}: has {taps} taps, more than the {padded} samples of the padded signal")
-    return (padded - taps) // down + 1
 
 
 # --- reference -----------------------------------------------------------------------------------
@@ -271,8 +235,9 @@ class Resampler:
 
     A one-dimensional filter runs as banded matrix products along each axis (on CPUs several times
     as fast as convolutions), a two-dimensional one as depthwise convolutions, one for each output
-    phase. Neither touches inserted zeros. A value that is not finite spreads further in the
-    products than the filter reaches: their zeros are multiplied too.
+    phase. Neither touches inserted zeros. The zeros of a banded matrix would spread NaN and infinity
+    further than the filter reaches: on a CPU, images with any go through sums over the taps alone
+    (elsewhere the host would have to wait in order to know).
     """
 
     def __init__(
@@ -301,7 +266,9 @@ class Resampler:
         if self.plain:
             return self._crop(images) * (self.taps.square() * self.gain)
         with torch.autocast(images.device.type, enabled=False):  # it would halve the precision
-            return self._separable(images) if self.taps.ndim == 1 else self._full(images)
+            if self.taps.ndim == 2:
+                return self._full(images)
+            return self._tap_by_tap(images) if known_not_finite(images) else self._separable(images)
 
     def _crop(self, images: Tensor) -> Tensor:
         pad_x, pad_y = ((a.offset, a.outputs - a.inputs - a.offset) for a in (self.x, self.y))
@@ -320,6 +287,22 @@ class Resampler:
             result[:, out] = torch.bmm(matrix.expand(B, -1, -1), wide[:, source])
         return result
 
+    def _tap_by_tap(self, images: Tensor) -> Tensor:
+        """As :meth:`_separable`, slower: no number is multiplied that the filter does not reach."""
+        for axis, dim, gain in ((self.x, 2, self.gain), (self.y, 1, 1.0)):
+            shape = list(images.shape)
+            shape[dim] = axis.outputs
+            result = images.new_zeros(shape)
+            for out, taps, used, step, (before, after) in axis.phases(len(self.taps)):
+                padded = _pad_or_crop(images, (before, after, 0, 0) if dim == 2 else (0, 0, before, after))
+                if used:
+                    windows = padded.unfold(dim, used, step)  # [..., outputs of this phase, used]
+                    index = [slice(None), slice(None), slice(None)]
+                    index[dim] = out
+                    result[tuple(index)] = (windows * (self.taps[taps] * gain)).sum(-1)
+            images = result
+        return images
+
     def _full(self, images: Tensor) -> Tensor:
         B = images.shape[0]
         result = images.new_zeros(B, self.out_size[1], self.out_size[0])
@@ -333,6 +316,11 @@ class Resampler:
                     y = F.conv2d(padded[None], kernel, stride=(step_y, step_x), groups=B)
                     result[:, out_y, out_x] = y[0]
         return result
+
+
+def known_not_finite(images: Tensor) -> bool:
+    """Whether there is a NaN or infinity in `images` (or almost); False where the host would have to wait for that."""
+    return images.device.type == "cpu" and not math.isfinite(images.sum())
 
 
 def image_chunks(x: Tensor, samples: int) -> Iterator[slice]:

@@ -2,43 +2,91 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from lvgan.ops import bias_act, downsample2d, filtered_lrelu, setup_filter, upfirdn2d, upsample2d
+from lvgan.ops import bias_act, downsample2d, filtered_lrelu, native, setup_filter, upfirdn2d, upsample2d
 from tests.helpers import assert_close_to_max
 from tests.ops import oracles
 
 X = torch.ones(1, 2, 4, 4)
 F3 = torch.ones(3)
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.fixture(params=["native", "reference"], autouse=True)
+def path(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every test here runs with the compiled kernels, where they can be built, and with the references."""
+    if request.param == "native":
+        status = native.ensure("cpu")
+        if not status.active:
+            pytest.skip(f"no compiled operators: {status.reason}")
+        yield "native"
+    else:
+        with native.disabled():
+            yield "reference"
+
+
+def _odd_tensors() -> list[Any]:
+    """What is no dense tensor of real numbers, [1, 2, 4, 4] where it has a shape."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that quantised tensors will go
+        quantised = torch.quantize_per_tensor(X, 1.0, 0, torch.quint8)
+    whole = [X.to(dtype) for dtype in (torch.int32, torch.uint8, torch.bool, torch.complex64, torch.float8_e4m3fn)]
+    return [None, 1.0, [1.0], X.numpy(), X.to_sparse(), X.to("meta"), quantised, *whole]
+
+
+ODD = _odd_tensors()
+NO_NUMBERS = [None, "a", NAN, INF, -INF, True, 10**400, torch.ones(1), 1j]
+NO_FACTORS = [0, -2, 1.5, 2.0, None, True, "2", 2**31, 2**63, 10**30, NAN, torch.tensor(2)]
+NO_PADDINGS = [0.5, None, True, "1", 2**31, 2**62, -(2**62), NAN, torch.ones(2)]
+NO_PADDINGS += [(), (1, 2, 3), (0.5, 1), (1, 2, 3, None)]
+NO_FILTERS = [
+    torch.ones(2, 2, 2),
+    torch.ones(0),
+    torch.tensor(1.0),
+    [1.0, 2.0],
+    torch.ones(3, dtype=torch.int64),
+    torch.ones(3, dtype=torch.complex64),
+    torch.ones(3).to(torch.float8_e5m2),
+    torch.ones(3, device="meta"),
+    torch.ones(3).to_sparse(),
+    torch.ones(3, requires_grad=True),
+    torch.ones(5),
+    torch.tensor([1.0, NAN, 1.0]),
+    torch.tensor([[1.0, INF]]),
+]
+NO_BIASES = [
+    1.0,
+    torch.ones(3),
+    torch.ones(2, 1),
+    torch.ones(2, dtype=torch.float64),
+    torch.ones(2, dtype=torch.int64),
+    torch.ones(2, device="meta"),
+    torch.ones(2).to_sparse(),
+]
+
+
+def _each(name: str, values: Sequence[Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [(name, {name: value}) for value in values]
 
 
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("x", {"x": torch.ones(4, 4)}),
-        ("x", {"x": torch.ones(1, 2, 4, 4, dtype=torch.int32)}),
-        ("x", {"x": [1.0]}),
-        ("f", {"f": torch.ones(2, 2, 2)}),
-        ("f", {"f": torch.ones(0)}),
-        ("f", {"f": [1.0, 2.0]}),
-        ("f", {"f": torch.ones(3, dtype=torch.int64)}),
-        ("f", {"f": torch.ones(3, device="meta")}),
-        ("f", {"f": torch.ones(3, requires_grad=True)}),
-        ("f", {"f": torch.ones(5)}),
+        *_each("x", [*ODD, torch.ones(4, 4)]),
+        *_each("f", NO_FILTERS),
         ("f", {"f": torch.ones(4, 2), "padding": (0, 0, -1, 0)}),
-        ("up", {"up": 0}),
-        ("up", {"up": -2}),
-        ("up", {"up": (2, 1, 1)}),
-        ("up", {"up": (2, 1.5)}),
-        ("down", {"down": 0}),
-        ("down", {"down": (1, -1)}),
-        ("padding", {"padding": (1, 2, 3)}),
-        ("padding", {"padding": (0.5, 1)}),
-        ("padding", {"padding": (-2, -2, 0, 0)}),
+        *_each("up", [*NO_FACTORS, (2, 1, 1), (2, 1.5), (2, True), (1, 2**31)]),
+        *_each("down", [*NO_FACTORS, (1, -1), ()]),
+        *_each("padding", [*NO_PADDINGS, (-2, -2, 0, 0)]),
+        *_each("gain", NO_NUMBERS),
+        *_each("flip_filter", [None, 1, "yes"]),
     ],
 )
 def test_upfirdn2d_names_the_argument(name: str, arguments: dict[str, Any]) -> None:
@@ -46,23 +94,26 @@ def test_upfirdn2d_names_the_argument(name: str, arguments: dict[str, Any]) -> N
         upfirdn2d(**{"x": X, "f": F3, **arguments})
 
 
+@pytest.mark.parametrize("resample", [upsample2d, downsample2d])
+def test_resampling_names_the_argument(resample: Any) -> None:
+    factor = "up" if resample is upsample2d else "down"
+    for name, value in (("x", [1.0]), ("f", "a"), (factor, 2.0), ("padding", None), ("gain", "a")):
+        with pytest.raises(ValueError, match=rf"^{name}: "):
+            resample(**{"x": X, "f": F3, name: value})
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("x", {"x": torch.ones(1, 2, 4, 4, dtype=torch.int32)}),
-        ("b", {"b": torch.ones(3)}),
-        ("b", {"b": torch.ones(2, 1)}),
-        ("b", {"b": torch.ones(2, dtype=torch.float64)}),
-        ("b", {"b": torch.ones(2, device="meta")}),
-        ("b", {"b": 1.0}),
+        *_each("x", ODD),
+        *_each("b", NO_BIASES),
         ("dim", {"b": torch.ones(2), "dim": 4}),
-        ("activation", {"activation": "gelu"}),
-        ("alpha", {"activation": "lrelu", "alpha": -0.1}),
+        *_each("dim", ["1", 1.0, None, True]),
+        *_each("activation", ["gelu", None, 1, ["relu"]]),
+        *[("alpha", {"activation": "lrelu", "alpha": alpha}) for alpha in (-0.1, "a", NAN, INF, True)],
         ("alpha", {"activation": "relu", "alpha": 0.1}),
-        ("gain", {"gain": 0}),
-        ("gain", {"gain": float("nan")}),
-        ("clamp", {"clamp": -1}),
-        ("clamp", {"clamp": 0}),
+        *_each("gain", [0, -1.0, "a", NAN, INF, True]),
+        *_each("clamp", [0, -1, "1", NAN, INF, True]),
     ],
 )
 def test_bias_act_names_the_argument(name: str, arguments: dict[str, Any]) -> None:
@@ -73,20 +124,17 @@ def test_bias_act_names_the_argument(name: str, arguments: dict[str, Any]) -> No
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("x", {"x": torch.ones(2, 4, 4)}),
-        ("fu", {"fu": torch.ones(1, 1, 1)}),
-        ("fd", {"fd": torch.ones(3, device="meta")}),
-        ("fu", {"fu": torch.ones(5)}),
-        ("fd", {"fd": torch.ones(5)}),
-        ("b", {"b": torch.ones(4)}),
-        ("up", {"up": 0}),
-        ("up", {"up": (2, 2)}),
-        ("down", {"down": -1}),
-        ("padding", {"padding": (1, 2, 3)}),
-        ("padding", {"padding": -2}),
-        ("gain", {"gain": -1.0}),
-        ("slope", {"slope": -0.2}),
-        ("clamp", {"clamp": 0.0}),
+        *_each("x", [*ODD, torch.ones(2, 4, 4)]),
+        *_each("fu", NO_FILTERS),
+        *_each("fd", NO_FILTERS),
+        *_each("b", NO_BIASES),
+        *_each("up", [*NO_FACTORS, (2, 2)]),
+        *_each("down", [*NO_FACTORS, (2, 2)]),
+        *_each("padding", [*NO_PADDINGS, -2]),
+        *_each("gain", [*NO_NUMBERS, 0, -1.0]),
+        *_each("slope", [*NO_NUMBERS, -0.2]),
+        *_each("clamp", [v for v in NO_NUMBERS if v is not None] + [0.0, -1]),
+        *_each("flip_filter", [None, 1, "yes"]),
     ],
 )
 def test_filtered_lrelu_names_the_argument(name: str, arguments: dict[str, Any]) -> None:
@@ -100,6 +148,11 @@ def test_filtered_lrelu_names_the_argument(name: str, arguments: dict[str, Any])
         ("taps", {"taps": []}),
         ("taps", {"taps": torch.ones(1, 1, 1)}),
         ("taps", {"taps": [1, -1]}),
+        ("taps", {"taps": "abc"}),
+        ("taps", {"taps": None}),
+        ("taps", {"taps": [1.0, NAN]}),
+        ("gain", {"taps": [1.0], "gain": None}),
+        ("gain", {"taps": [1.0, 2.0], "gain": -1.0, "separable": True}),
         ("separable", {"taps": [[1.0, 2.0]], "separable": True}),
     ],
 )

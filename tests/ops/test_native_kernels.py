@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from lvgan.ops import bias_act, building, filtered_lrelu, native, setup_filter, upfirdn2d
+from lvgan.ops.bias_act import ACTIVATIONS
 from lvgan.ops.filtered_lrelu import filtered_lrelu_reference, filtered_mask_reference
 from tests.conftest import Golden
 from tests.helpers import assert_close_to_max
@@ -60,6 +61,18 @@ def test_values(op: str, sample: Sample) -> None:
 @all_samples
 def test_gradients(op: str, sample: Sample) -> None:
     test_operators.test_gradients_are_those_of_finite_differences(op, sample)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("clamp", [None, 0.6])
+def test_what_is_not_finite(activation: str, clamp: float | None) -> None:
+    test_operators.test_what_is_not_finite_has_the_values_and_gradients_of_torch(activation, clamp)
+
+
+@pytest.mark.parametrize("factors", test_operators.LOCAL)
+def test_not_finite_stays_local(factors: tuple[int, int, int, int]) -> None:
+    for value in (float("nan"), float("inf")):
+        test_operators.test_a_number_that_is_not_finite_stays_where_the_filters_reach(*factors, value)
 
 
 @all_samples
@@ -161,9 +174,9 @@ def test_mask_at_odd_places(up: int, down: int, taps_u: int, taps_d: int) -> Non
         assert_close_to_max(torch.ops.lvgan.filtered_mask(*call), filtered_mask_reference(*call), 3e-6)
 
 
-@pytest.mark.parametrize("up", [1, 2, 3, (4, 1)])
+@pytest.mark.parametrize("up", [1, 2, 4, 3, (4, 1)])
 @pytest.mark.parametrize("down", [1, 2, 4, (3, 2)])
-@pytest.mark.parametrize("f", [_taps(12), _taps(8)[:5, None] * _taps(9)[:4], None])
+@pytest.mark.parametrize("f", [_taps(4), _taps(7), _taps(12), _taps(8)[:5, None] * _taps(9)[:4], None])
 def test_upfirdn2d_of_network_size(up: Any, down: Any, f: Tensor | None) -> None:
     x = _signal(1, 2, 37, 70)
     for flip in (False, True):
@@ -172,9 +185,11 @@ def test_upfirdn2d_of_network_size(up: Any, down: Any, f: Tensor | None) -> None
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("activation", ["lrelu", "linear", "swish"])
-def test_bias_act_of_several_blocks(layout: torch.memory_format, activation: str) -> None:
-    x = _signal(2, 37, 41, 43).to(memory_format=layout).requires_grad_()
+@pytest.mark.parametrize("activation", ["lrelu", "linear", "relu", "swish"])
+@pytest.mark.parametrize("size", [(41, 43), (3, 2), (1, 31)])
+def test_bias_act_of_several_blocks(layout: torch.memory_format, activation: str, size: tuple[int, int]) -> None:
+    """Large planes, and ones so small that the bias is made longer (csrc/bias_act_cpu.h)."""
+    x = _signal(2 if size[0] > 3 else 40, 37, *size).to(memory_format=layout).requires_grad_()
     b = _signal(37, seed=1).requires_grad_()
     y = bias_act(x, b, activation=activation, clamp=1.1)
     assert y.is_contiguous(memory_format=layout)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lvgan import ops
@@ -92,6 +93,96 @@ def test_third_gradient_of_an_activation(sample: Sample) -> None:
         return dx
 
     assert torch.autograd.gradgradcheck(slope, (x, b), fast_mode=True)
+
+
+_CURVES = {
+    "linear": lambda u: u * 1.0,
+    "relu": F.relu,
+    "lrelu": lambda u: F.leaky_relu(u, 0.2),
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "elu": F.elu,
+    "selu": F.selu,
+    "softplus": F.softplus,
+    "swish": F.silu,
+}
+
+
+@pytest.mark.parametrize("activation", sorted(_CURVES))
+@pytest.mark.parametrize("clamp", [None, 0.6])
+def test_what_is_not_finite_has_the_values_and_gradients_of_torch(activation: str, clamp: float | None) -> None:
+    """Of the activation, a product and torch.clamp, one after the other: first and second gradients too."""
+    points = [float("nan"), float("inf"), -float("inf"), 1e30, -1e30, 100.0, -100.0, 21.0, 0.6, 0.3, 0.0, -0.2]
+    points *= 64  # whole vectors: in what is left over, torch's own elu and selu make something else of NaN
+
+    def composition(x: Tensor) -> Tensor:
+        y = _CURVES[activation](x) * 1.3
+        return y if clamp is None else y.clamp(-clamp, clamp)
+
+    def ours(x: Tensor) -> Tensor:
+        return ops.bias_act(x, activation=activation, gain=1.3, clamp=clamp)
+
+    for dtype in (torch.float64, torch.float32):
+        results = []
+        for function in (composition, ours):
+            x = torch.tensor([points], dtype=dtype).requires_grad_()
+            dy = torch.full_like(x, 1.5).requires_grad_()
+            y = function(x)
+            (dx,) = torch.autograd.grad(y, x, dy, create_graph=True)
+            ddy, ddx = torch.autograd.grad(dx, (dy, x), torch.full_like(dx, 0.7), materialize_grads=True)
+            results.append([t.detach() for t in (y, dx, ddy, ddx)])
+        for theirs, result in zip(*results, strict=True):
+            torch.testing.assert_close(result, theirs, rtol=2e-5, atol=1e-6, equal_nan=True)
+
+
+LOCAL = [  # up, down, taps of each: as many as the kernels are made for, and fewer
+    (2, 2, 12, 12),
+    (4, 2, 24, 12),
+    (4, 2, 12, 12),
+    (4, 2, 21, 5),
+    (2, 4, 12, 24),
+    (2, 4, 7, 12),
+    (2, 2, 5, 4),
+    (3, 2, 6, 5),
+    (1, 1, 1, 1),
+]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(("up", "down", "taps_u", "taps_d"), LOCAL)
+def test_a_number_that_is_not_finite_stays_where_the_filters_reach(
+    up: int, down: int, taps_u: int, taps_d: int, value: float
+) -> None:
+    """The outputs that it changes are those that one pixel above 0 changes, in float64 by SciPy: no more, no less."""
+    place = torch.zeros(1, 2, 40, 37, dtype=torch.float64)
+    place[0, 1, 19, 16] = 1
+    x = torch.where(place > 0, value, torch.linspace(-1, 1, place.numel()).reshape(place.shape))
+    fu, fd = (torch.linspace(1, 2, taps) / taps for taps in (taps_u, taps_d))
+    sides = {"padding": (taps_u, taps_d, 7, taps_u + taps_d)}
+    high = oracles.upfirdn2d(place, fu, up=up, **sides)
+    assert torch.equal(~ops.upfirdn2d(x, fu, up=up, **sides).isfinite(), high > 0)
+    full = fu[:, None] * fu
+    assert torch.equal(~ops.upfirdn2d(x, full, up=up, **sides).isfinite(), high > 0)
+    resampled = oracles.upfirdn2d(place, fd, up=up, down=down, **sides)
+    assert torch.equal(~ops.upfirdn2d(x, fd, up=up, down=down, **sides).isfinite(), resampled > 0)
+    low = oracles.upfirdn2d(high, fd, down=down)
+    settings = {"up": up, "down": down, **sides}
+    assert torch.equal(~ops.filtered_lrelu(x, fu, fd, **settings).isfinite(), low > 0)
+    clamped = ops.filtered_lrelu(x, fu, fd, clamp=0.5, **settings)
+    assert torch.equal(clamped.isnan(), (low > 0) & (value != value))
+    _gradient_stays_local(up, down, fu, fd, sides, value)
+
+
+def _gradient_stays_local(up: int, down: int, fu: Tensor, fd: Tensor, sides: dict[str, Any], value: float) -> None:
+    """The same for the gradient at one output; where the clamp cut, it is 0."""
+    x = torch.linspace(-1, 1, 2 * 40 * 37).reshape(1, 2, 40, 37).requires_grad_()
+    for clamp in (None, 1e-9):
+        y = ops.filtered_lrelu(x, fu, fd, up=up, down=down, clamp=clamp, **sides)
+        place = torch.zeros_like(y)
+        place[0, 1, y.shape[2] // 2, y.shape[3] // 2] = 1
+        (covered,) = torch.autograd.grad(y, x, place, retain_graph=True)
+        (dx,) = torch.autograd.grad(y, x, torch.where(place > 0, value, place))
+        assert torch.equal(~dx.isfinite(), covered != 0)
 
 
 @all_samples

@@ -7,6 +7,8 @@
 // No -ffast-math: NaN and infinity have to pass through. For a library that is to run elsewhere,
 // -march=x86-64-v3 (AVX2) or -march=x86-64-v4 (AVX-512) in place of native.
 
+#include <atomic>
+
 #include "bias_act_cpu.h"
 #include "filtered_cpu.h"
 #include "stable.h"
@@ -111,17 +113,37 @@ Tensor upfirdn2d(Tensor x, Tensor f, Ints up, Ints down, Ints offset, Ints size,
 
 // --- filtered_lrelu ------------------------------------------------------------------------------
 
+template <class A>
+bool all_finite(const Filtered<A>& op, int64_t planes) {
+  std::atomic<bool> finite{true};
+  torch::stable::parallel_for(0, planes, 1, [&](int64_t begin, int64_t end) {
+    const Buffer<A> row(row_pitch(op.up_x.inputs));
+    for (int64_t i = begin * op.up_y.inputs; finite && i < end * op.up_y.inputs; ++i) {
+      op.read(i / op.up_y.inputs, i % op.up_y.inputs, 0, op.up_x.inputs, row.get());
+      if (!finite_row(static_cast<const A*>(row.get()), op.up_x.inputs)) finite = false;
+    }
+  });
+  return finite;
+}
+
+// The walks pad filters of fewer taps than they are made for with zeros: those would spread NaN and
+// infinity further than the filter reaches.
 template <class A, Mode kMode>
 void run_filtered(const Filtered<A>& op, int64_t planes) {
   const Walks<A> walks = find_walks<A, kMode>(op);
-  if (walks.up) for_planes(planes, op.down_y.outputs, [&] { return SpecialTask<A>(op, walks, kMode); });
-  else for_planes(planes, op.down_y.outputs, [&] { return GeneralTask<A>(op, kMode); });
+  const bool whole = op.up_y.taps == walks.window * walks.up && op.down_y.taps == walks.sums * walks.down;
+  if (walks.up && (whole || all_finite(op, planes))) {
+    for_planes(planes, op.down_y.outputs, [&] { return SpecialTask<A>(op, walks, kMode); });
+  } else {
+    for_planes(planes, op.down_y.outputs, [&] { return GeneralTask<A>(op, kMode); });
+  }
 }
 
 template <class A>
 Filtered<A> filtered_call(const RowAccess<A>& rows, const Tensor& x, const Tensor& y, const Tensor& codes,
-                          const Tensor& fu, const Tensor& fd, int64_t up, int64_t down, const Ints& up_offset, const Ints& down_offset, const Ints& high,
-                             const Ints& low, double gain, double slope, bool flip) {
+                          const Tensor& fu, const Tensor& fd, int64_t up, int64_t down, const Ints& up_offset,
+                          const Ints& down_offset, const Ints& high, const Ints& low, double gain, double slope,
+                          bool flip) {
   Filtered<A> op;
   op.rows = rows;
   op.x = static_cast<const char*>(x.const_data_ptr());
@@ -200,12 +222,13 @@ const char* pointer(const std::optional<Tensor>& t) {
 template <class A>
 Pointwise<A> pointwise(const RowAccess<A>& rows, const Tensor& x, const std::optional<Tensor>& b, const Tensor& out,
                        int64_t dim, double alpha, double gain, Floats clamp) {
-  Pointwise<A> op{rows, pointer(x), nullptr, static_cast<char*>(out.mutable_data_ptr()), {}, 1, 1, {}};
+  Pointwise<A> op{rows, pointer(x), nullptr, static_cast<char*>(out.mutable_data_ptr()), {}, 1, {}};
   if (b) {
     const Tensor dense = contiguous(*b);
     op.bias.resize(dense.numel());
     rows.read(op.bias.data(), dense.const_data_ptr(), dense.numel(), A(0));
-    if (x.size(dim) > 1) op.inner = out.stride(dim), op.channels = x.size(dim);
+    if (x.size(dim) > 1) op.inner = out.stride(dim);
+    lengthen_bias(op);
   }
   op.set = {A(alpha), A(gain), A(clamp.value_or(0)), clamp.has_value()};
   return op;
@@ -242,8 +265,8 @@ Tensor bias_act_backward(Tensor dy, std::optional<Tensor> x, std::optional<Tenso
     by_activation(activation, [&](auto act) {
       constexpr Act kAct = decltype(act)::value;
       auto op = pointwise<A>(rows, dy, b, dx, dim, alpha, gain, clamp);
-      op.at = kAct == Act::bent ? pointer(y) : pointer(x);
-      STD_TORCH_CHECK(kAct == Act::bent || op.at, "lvgan::bias_act_backward: ", activation, " needs x");
+      op.at = at_result(kAct) ? pointer(y) : pointer(x);
+      STD_TORCH_CHECK(at_result(kAct) || op.at, "lvgan::bias_act_backward: ", activation, " needs x");
       torch::stable::parallel_for(0, dy.numel(), kGrain, [&](int64_t begin, int64_t end) {
         backward_range<A, kAct>(op, begin, end);
       });

@@ -1,5 +1,5 @@
 // The operators of lvgan.ops as CUDA kernels, against torch's stable ABI (torch 2.10 and later): the
-// bodies of tile.h and bias_act_math.h, which the tests of the CPU prove (see portable_ops.h).
+// bodies of tile.h, resample.h and bias_act_math.h, which the tests of the CPU prove (see portable_ops.h).
 //
 // Built with (torch: the folder of the Python package; it need not be a CUDA build):
 //   nvcc -O3 -std=c++17 -shared -Xcompiler -fPIC -cudart static -DUSE_CUDA

@@ -1,11 +1,14 @@
-// The operators through the bodies of tile.h and bias_act_math.h. The file that includes this defines
+// The operators through the bodies of tile.h, resample.h and bias_act_math.h. The file that includes this defines
 // before it, in namespace lvgan,
 //   template <class Body> void run_each(const Tensor& on, int64_t count, const Body& body);
 //   template <class Body> void run_tiles(const Tensor& on, int64_t count, const Body& body);
 // which call body(i) for every i, and body(share, i, memory) with a Body::Memory for every tile.
 #pragma once
 
+#include <algorithm>
+
 #include "bias_act_math.h"
+#include "resample.h"
 #include "stable.h"
 #include "tile.h"
 
@@ -38,7 +41,46 @@ struct ResampleBody {
   LVGAN_BOTH void operator()(int64_t i) const { resample_number<A>(call, i); }
 };
 
-// y = f * x (with bias) through resample_number.
+template <class S, class A>
+struct ResampleTileBody {
+  using Memory = typename S::template Memory<A>;
+  ResampleCall call;
+  LVGAN_BOTH void operator()(const Share& share, int64_t index, Memory& memory) const {
+    resample_tile<S, A>(share, call, index, memory);
+  }
+};
+
+constexpr int64_t kLargest = 1 << 24;  // tiles count in 32 bits
+
+inline bool fits_tiles(const Ints& numbers) {
+  return std::all_of(numbers.begin(), numbers.end(), [](int64_t n) { return -kLargest < n && n < kLargest; });
+}
+
+// Runs the kernel for these factors and at most U * N taps, if the call has them.
+template <int U, int D, int N, class A>
+bool try_tiles(const Tensor& y, const ResampleCall& call) {
+  if (call.up_x != U || call.down_x != D || call.taps_x > U * N) return false;
+  using S = ResampleShape<U, D, N>;
+  run_tiles(y, call.planes * S::tiles_x(call) * S::tiles_y(call), ResampleTileBody<S, A>{call});
+  return true;
+}
+
+// The factors and taps of the networks (and of their gradients): the discriminator's 4 taps, 12 of the
+// augmentations, bilinear upsampling by 4. Double precision as for filtered_lrelu, below.
+template <class A>
+bool resampled_in_tiles(const Tensor& y, const ResampleCall& call) {
+  if constexpr (kTilesInDouble || sizeof(A) == 4) {
+    const bool alike = !call.full && call.up_x == call.up_y && call.down_x == call.down_y;
+    const Ints numbers{call.in_x, call.in_y, call.out_x, call.out_y, call.offset_x, call.offset_y};
+    if (!alike || !fits_tiles(numbers)) return false;
+    return try_tiles<1, 1, 4, A>(y, call) || try_tiles<2, 1, 2, A>(y, call) || try_tiles<1, 2, 4, A>(y, call) ||
+           try_tiles<2, 1, 6, A>(y, call) || try_tiles<1, 2, 12, A>(y, call) || try_tiles<4, 1, 2, A>(y, call) ||
+           try_tiles<1, 4, 8, A>(y, call);
+  }
+  return false;
+}
+
+// y = f * x (with bias).
 inline void resample(const Tensor& x, const std::optional<Tensor>& bias, const Tensor& y, const Tensor& f, const Ints& up,
                      const Ints& down, const Ints& offset, const Ints& size, bool flip, double gain) {
   ResampleCall call;
@@ -51,7 +93,10 @@ inline void resample(const Tensor& x, const std::optional<Tensor>& bias, const T
   call.up_x = up[0], call.up_y = up[1], call.down_x = down[0], call.down_y = down[1];
   call.offset_x = offset[0], call.offset_y = offset[1];
   call.taps_y = f.size(0), call.taps_x = f.size(f.dim() - 1);
-  by_arithmetic(f, [&](auto zero) { run_each(y, call.count(), ResampleBody<decltype(zero)>{call}); });
+  by_arithmetic(f, [&](auto zero) {
+    using A = decltype(zero);
+    if (!resampled_in_tiles<A>(y, call)) run_each(y, call.count(), ResampleBody<A>{call});
+  });
 }
 
 inline Tensor upfirdn2d(Tensor x, Tensor f, Ints up, Ints down, Ints offset, Ints size, bool flip, double gain) {
@@ -137,9 +182,10 @@ void run_general(const FilteredArguments& a) {
 // Double precision is for gradient checks: on the CPU alone it has the specialised kernels.
 template <Mode kMode, class A>
 void run_filtered(const FilteredArguments& a) {
-  const int64_t largest = 1 << 24;  // the tiles count in 32 bits
-  const bool small = a.high[0] < largest && a.high[1] < largest;
-  if (small && a.fu.dim() == 1 && a.fd.dim() == 1 && a.fu.numel() <= 6 * a.up && a.fd.numel() <= 6 * a.down) {
+  const bool small = fits_tiles({a.x.size(2), a.x.size(3)}) && fits_tiles(a.high) && fits_tiles(a.up_offset) &&
+                     fits_tiles(a.down_offset);
+  // Fewer taps would be padded with zeros, which spread NaN and infinity further than the filter reaches.
+  if (small && a.fu.dim() == 1 && a.fd.dim() == 1 && a.fu.numel() == 6 * a.up && a.fd.numel() == 6 * a.down) {
     if constexpr (kTilesInDouble || sizeof(A) == 4) {
       if (a.up == 2 && a.down == 2) return run_special<2, 2, kMode, A>(a);
       if (a.up == 4 && a.down == 2) return run_special<4, 2, kMode, A>(a);
@@ -233,8 +279,8 @@ inline Tensor bias_act_backward(Tensor dy, std::optional<Tensor> x, std::optiona
     auto call = point_call<A>(dy, b, dx, dim, alpha, gain, clamp);
     by_activation(activation, [&](auto act) {
       constexpr Act kAct = decltype(act)::value;
-      call.at = kAct == Act::bent ? pointer(y) : pointer(x);
-      STD_TORCH_CHECK(kAct == Act::bent || call.at, "lvgan::bias_act_backward: this activation needs x");
+      call.at = at_result(kAct) ? pointer(y) : pointer(x);
+      STD_TORCH_CHECK(at_result(kAct) || call.at, "lvgan::bias_act_backward: this activation needs x");
       run_each(dx, call.count, BackwardBody<kAct, A>{call});
     });
   });

@@ -51,7 +51,8 @@ inline Tensor laid_out_as(const Tensor& t, const Tensor& like) {
 // f(Act) for the name of an activation, as a constant.
 template <class F>
 void by_activation(const std::string& name, F&& f) {
-  if (name == "linear" || name == "relu" || name == "lrelu") return f(std::integral_constant<Act, Act::bent>{});
+  if (name == "linear" || name == "lrelu") return f(std::integral_constant<Act, Act::bent>{});
+  if (name == "relu") return f(std::integral_constant<Act, Act::relu>{});
   if (name == "tanh") return f(std::integral_constant<Act, Act::tanh>{});
   if (name == "sigmoid") return f(std::integral_constant<Act, Act::sigmoid>{});
   if (name == "elu") return f(std::integral_constant<Act, Act::elu>{});

@@ -297,53 +297,7 @@ LVGAN_BOTH void filter_tile(const Share& share, const TileCall<A>& call, int64_t
   share.sync();
 }
 
-// --- the general path: one number at a time --------------------------------------------------------
-
-// upfirdn2d; taps [taps_y, taps_x] as a correlation, or of one axis [taps] for both.
-struct ResampleCall {
-  const void* x;
-  const void* bias;  // [channels] or null
-  void* y;
-  const void* f;
-  Kind in, out, tap;
-  bool full, flip;
-  int64_t planes, channels, stride_n, stride_c, stride_h, stride_w;
-  int64_t in_x, in_y, out_x, out_y, up_x, up_y, down_x, down_y, offset_x, offset_y, taps_x, taps_y;
-  double gain;
-
-  LVGAN_BOTH int64_t count() const { return planes * out_x * out_y; }
-};
-
-LVGAN_BOTH int64_t ceil_quotient(int64_t a, int64_t b) { return a / b + (a % b > 0); }
-
-template <class A>
-LVGAN_BOTH A tap_at(const ResampleCall& call, int64_t ky, int64_t kx) {
-  if (!call.flip) ky = call.taps_y - 1 - ky, kx = call.taps_x - 1 - kx;
-  if (call.full) return read_number<A>(call.f, ky * call.taps_x + kx, call.tap);
-  return read_number<A>(call.f, ky, call.tap) * read_number<A>(call.f, kx, call.tap);
-}
-
-template <class A>
-LVGAN_BOTH void resample_number(const ResampleCall& call, int64_t index) {
-  const int64_t ox = index % call.out_x, oy = index / call.out_x % call.out_y, plane = index / (call.out_x * call.out_y);
-  const int64_t n = plane / call.channels, c = plane % call.channels;
-  const int64_t image = n * call.stride_n + c * call.stride_c;
-  const A shift = call.bias ? read_number<A>(call.bias, c, call.in) : A(0);
-  const int64_t begin_y = ceil_quotient(oy * call.down_y - call.offset_y, call.up_y);
-  const int64_t begin_x = ceil_quotient(ox * call.down_x - call.offset_x, call.up_x);
-  A sum = 0;
-  for (int64_t i = begin_y < 0 ? 0 : begin_y; i < call.in_y; ++i) {
-    const int64_t ky = i * call.up_y + call.offset_y - oy * call.down_y;
-    if (ky >= call.taps_y) break;
-    for (int64_t j = begin_x < 0 ? 0 : begin_x; j < call.in_x; ++j) {
-      const int64_t kx = j * call.up_x + call.offset_x - ox * call.down_x;
-      if (kx >= call.taps_x) break;
-      const A value = read_number<A>(call.x, image + i * call.stride_h + j * call.stride_w, call.in) + shift;
-      sum += tap_at<A>(call, ky, kx) * value;
-    }
-  }
-  write_number<A>(call.y, index, static_cast<A>(sum * static_cast<A>(call.gain)), call.out);
-}
+// --- the general path --------------------------------------------------------------------------------
 
 // The nonlinearity of a signal at the high rate, in place, four samples (a byte of codes) at a time.
 template <class A>

@@ -133,6 +133,19 @@ LVGAN_INLINE uint32_t gather_bits(uint64_t x) {
 #endif
 }
 
+// False if there is a NaN or infinity.
+template <class A>
+inline bool finite_row(const A* p, int64_t n) {
+  constexpr int lanes = Vec<A>::lanes;
+  V<A> sum = {};
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) sum += load(p + i) * A(0);
+  A rest = 0;
+  for (; i < n; ++i) rest += p[i] * A(0);
+  for (int lane = 0; lane < lanes; ++lane) rest += sum[lane];
+  return rest == 0;
+}
+
 // --- numbers in memory (T) and in arithmetic (A) -------------------------------------------------
 
 // dst[i] = src[i] + shift, for contiguous src.
