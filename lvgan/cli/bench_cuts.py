@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from lvgan.cli.cut_corpus import SIZE, Case, make_corpus
+from lvgan.data.encoding import open_writer
+from lvgan.data.program import printed
 from lvgan.data.scenes import Cut, SceneFinder
-from lvgan.data.video import find_ffmpeg, open_writer, read_frames
+from lvgan.data.video import read_frames
 from lvgan.sizes import Size
 
 Method = Callable[[Path], list[Cut]]
@@ -63,9 +64,8 @@ def methods() -> dict[str, Method]:
 
 
 def _ffmpeg_frames(path: Path, graph: str) -> list[int]:
-    """Numbers of the frames whose metadata a filter prints. The files are our own, so nothing is guarded."""
-    command = [find_ffmpeg(), "-nostdin", "-v", "error", "-i", f"file:{path}", "-vf", graph]
-    said = subprocess.run([*command, "-f", "null", "-"], check=True, capture_output=True, text=True).stdout
+    """Numbers of the frames whose metadata a filter prints."""
+    said = printed(path, graph)
     # 30 frames a second: select numbers frames anew, the time stays.
     return [round(float(time) * 30) for time in re.findall(r"pts_time:(\S+)", said)]
 

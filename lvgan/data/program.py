@@ -72,6 +72,12 @@ def command_line(stream: Any, file: Path, copy: Path | None = None) -> list[str]
     return [compiled[0], "-hide_banner", "-nostdin", "-loglevel", "error", *compiled[1:]]
 
 
+def printed(path: Path, graph: str) -> str:
+    """What a filter graph prints to standard output about a file of our own making (nothing is guarded)."""
+    stream = ffmpeg.input(FILE).output("-", format="null", vf=graph)
+    return subprocess.run(command_line(stream, path), check=True, capture_output=True, text=True).stdout
+
+
 class Process:
     """One running ffmpeg. What it says is read all the time, so that it never waits for us to listen."""
 
