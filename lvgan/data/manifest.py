@@ -170,4 +170,6 @@ class Manifest:
 
 def _shard(content: dict[str, Any]) -> ShardRecord:
     sources = tuple(SourceRecord.from_json(source) for source in content["sources"])
-    return ShardRecord(content["name"], content["key"], dict(content["bytes"]), sources, dict(content.get("digests", {})))
+    return ShardRecord(
+        content["name"], content["key"], dict(content["bytes"]), sources, dict(content.get("digests", {}))
+    )
