@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from lvgan import __version__
+from lvgan.data.cache import cache_files
 from lvgan.data.cuts import Interval, match_cuts, read_cuts
 from lvgan.data.info import VideoInfo
 from lvgan.data.manifest import FILE_NAME, ClipRecord, Manifest, ShardRecord, SourceRecord
@@ -224,6 +225,8 @@ def _remove_shards(folder: Path, keep: Sequence[str]) -> None:
     for path in folder.glob("partition_*"):
         if re.fullmatch(r"partition_\d+\.zip(\.partial)?", path.name) and path.name not in keep:
             path.unlink()
+    for path in cache_files(folder) if not keep else ():  # frames decoded from shards that are gone
+        path.unlink()
     with contextlib.suppress(OSError):  # it holds something else
         folder.rmdir()
 

@@ -380,4 +380,6 @@ def _listing(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name, flags=re.ASCII)]
+    parts = re.split(r"(\d+)", name, flags=re.ASCII)
+    # The text itself decides between 01 and 1.
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts] + [(-1, name)]

@@ -183,3 +183,14 @@ def test_resize_command(root: Path) -> None:
     assert "the centre, 8x8, is used" in result.output
     assert verify(root).problems == ()
     assert "0 shards made from 8x12, 3 were there" in call("resize", root, "--size", "4x4", "--from", "8x12").output
+
+
+def test_preparing_at_other_sizes_removes_decoded_frames(prepared: Path, tmp_path: Path) -> None:
+    import shutil
+
+    root = tmp_path / "out"
+    shutil.copytree(prepared, root)
+    open_cache(ShardFolder(root / "0008x0008", Size(8, 8)))
+    prepare(prepared.parent / "raw", root, lr=Size(4, 4), hr=Size(8, 8), overwrite=True)
+    assert sorted(path.name for path in root.iterdir() if path.is_dir()) == ["0004x0004", "0008x0008"]
+    assert [path.name for path in (root / "0008x0008").iterdir()] == ["partition_0000.zip"]
