@@ -20,7 +20,7 @@ def info(
     """Clips, frames, hours, sizes, and how long the clips are."""
     import statistics
 
-    from lvgan.data.checks import USUAL_FPS, describe, length_histogram, sample_grid
+    from lvgan.data.verify import USUAL_FPS, describe, length_histogram, sample_grid
 
     found = describe(root)
     frames = found.frames
@@ -44,7 +44,7 @@ def info(
 @data_app.command("verify")
 def verify(root: Root) -> None:
     """Decode every frame and compare the resolutions and the manifest. Exit code 1 if anything is wrong."""
-    from lvgan.data.checks import verify as work
+    from lvgan.data.verify import verify as work
 
     found = work(root, progress=True)
     for line in found.problems[:LISTED]:
