@@ -48,12 +48,14 @@ class SourceRecord:
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """One finished shard: a digest of everything it was made from, and its files' sizes in bytes."""
+    """One finished shard: a digest of everything it was made from, its files' sizes in bytes, and digests
+    of the frames in them (:func:`lvgan.data.shards.clips_digest`; empty in sets of earlier versions)."""
 
     name: str
     key: str
     bytes: dict[str, int]  # by resolution folder
     sources: tuple[SourceRecord, ...]
+    digests: dict[str, str] = field(default_factory=dict)  # by resolution folder
 
 
 @dataclass
@@ -168,4 +170,6 @@ class Manifest:
 
 def _shard(content: dict[str, Any]) -> ShardRecord:
     sources = tuple(SourceRecord.from_json(source) for source in content["sources"])
-    return ShardRecord(content["name"], content["key"], dict(content["bytes"]), sources)
+    return ShardRecord(
+        content["name"], content["key"], dict(content["bytes"]), sources, dict(content.get("digests", {}))
+    )

@@ -365,10 +365,11 @@ class _Run:
             writers = [stack.enter_context(ShardWriter(folder / name)) for folder in self._folders]
             sources = tuple(self._convert(job, writers) for job in shard.jobs)
             sizes = {writer.path.parent.name: writer.finish() for writer in writers}
+            digests = {writer.path.parent.name: writer.digest for writer in writers}
             for writer in writers:
                 writer.commit()
         with self._lock:
-            finished[shard.index] = ShardRecord(name, shard.key, sizes, sources)
+            finished[shard.index] = ShardRecord(name, shard.key, sizes, sources, digests)
             self._note(finished)
 
     def _convert(self, job: _Job, writers: Sequence[ShardWriter]) -> SourceRecord:
