@@ -43,7 +43,7 @@ def everything(path: Path, *sizes: Size, **options: object) -> list[Images]:
     return stacked
 
 
-NEAR = 1.0  # of 255, mean: rounding. A shift of one pixel would give 10 and more.
+NEAR = 1.1  # of 255, mean: rounding. A shift of one pixel would give 10 and more.
 
 
 def difference(a: Images, b: Images) -> float:
