@@ -40,7 +40,7 @@ _BLANK = 3.0  # standard deviation of the luma (of 255) of a picture that shows 
 _DROPOUT = 4  # so many blank frames between equal pictures are a fault, no fade
 _HARD = 0.6  # a first or last frame with so much of the shot's contrast has not been faded
 _PART = 30  # a fade or blank run without end is reported in parts of so many frames
-_LENGTHS = np.array([6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 36, 40])  # of dissolves
+_LENGTHS = np.arange(6, 42, 2)  # of dissolves
 _FAR = 60.0  # mean squared difference (of 255) of the ends of a dissolve that can be judged
 _REST = 0.14  # of the change, what a mixture may leave unexplained
 _REST_CALM = 0.025  # the same on the calmest blocks
@@ -174,7 +174,8 @@ class SceneFinder:
         if self._fade is not None:
             self._go_on_fading(n)
         elif self._contrast_at(n) < _BLANK:
-            self._begin_fade(n)
+            if n == 0 or self._contrast_at(n - 1) >= _BLANK:
+                self._begin_fade(n)
         elif n and self._is_cut(n):
             self._add(_Event(n, n, "cut"))
         self._find_dissolve(n)
@@ -188,12 +189,19 @@ class SceneFinder:
         calm = sorted(float(self._change[i % _KEPT]) for i in around)[:-3]
         if change < _PEAK * ((calm[-1] if calm else 0.0) + 0.05):
             return False
-        return not self._comes_back(n, change)
+        return not self._is_lit_otherwise(n) and not self._comes_back(n, change)
 
     def _comes_back(self, n: int, change: float) -> bool:
         pairs = [(n - 1, n + k) for k in range(1, _BACK + 1) if n + k < self._count]
         pairs += [(n - 1 - k, n) for k in range(1, _BACK + 1) if n - 1 - k >= 0]
-        return any(self._difference(a, b) < 0.6 * change for a, b in pairs)
+        return any(self._difference(a, b) < max(0.5 * change, self._threshold) for a, b in pairs)
+
+    def _is_lit_otherwise(self, n: int) -> bool:
+        """Whether frame n, but for a part of it, is the one before, darker or brighter: a caption at night."""
+        one, other = (_blocks(self._looks[i % _KEPT, :1])[0] for i in (n - 1, n))  # [_BLOCKS, pixels]
+        calm = np.argsort(np.abs(one - other).mean(axis=1))[:_COUNTED]
+        a, b = one[calm] - one[calm].mean(), other[calm] - other[calm].mean()
+        return bool((a * b).sum() > 0.95 * np.sqrt((a * a).sum() * (b * b).sum()))
 
     def _begin_fade(self, n: int) -> None:
         """Frame n is the first that shows nothing."""
@@ -309,6 +317,12 @@ def _difference(one: Floats, other: Floats) -> float:  # both [3, _SIDE, _SIDE]
     edge = ((0, 0), (_REACH, _REACH), (_REACH, _REACH))
     moved = np.lib.stride_tricks.sliding_window_view(np.pad(one, edge, "edge"), (_SIDE, _SIDE), axis=(1, 2))
     return _least(np.abs(moved - other[:, None, None]).sum(axis=0).reshape(-1, _SIDE, _SIDE))
+
+
+def _blocks(pictures: Floats) -> Floats:  # [N, _SIDE, _SIDE] -> [N, _BLOCKS, _BLOCK**2]
+    count = _SIDE // _BLOCK
+    parts = pictures.reshape(-1, count, _BLOCK, count, _BLOCK).transpose(0, 1, 3, 2, 4)
+    return parts.reshape(-1, count**2, _BLOCK**2)
 
 
 def _least(differences: Floats) -> float:  # [shifts, _SIDE, _SIDE]
