@@ -187,12 +187,14 @@ class _Output:
 
     def end_source(self, record: SourceRecord) -> None:
         """All is known about a source; its clips are those kept before."""
-        if self._sources and self._sources[-1].path == record.path:
-            record = replace(record, clips=self._sources.pop().clips)
-        self._sources.append(record)
+        shards = self._journal.shards
+        if self._sources or not shards:
+            self._sources = _with(self._sources, record)
+        else:  # what it gave lies in the shard that was closed last; no empty one is made for the record
+            shards[-1] = replace(shards[-1], sources=tuple(_with(shards[-1].sources, record)))
 
     def finish(self) -> None:
-        """The last shard. An empty one only where there is no other, or where words are left to store."""
+        """The last shard. An empty one only where there is no other."""
         if self._sources or not self._journal.shards:
             self._close()
         self._journal.done = True
@@ -232,6 +234,13 @@ class _Output:
     def __exit__(self, *_: object) -> None:
         for writer in self._writers:
             writer.abort()
+
+
+def _with(sources: Sequence[SourceRecord], record: SourceRecord) -> list[SourceRecord]:
+    """The records, and what is known at the end about the last of them or the next one."""
+    if sources and sources[-1].path == record.path:
+        return [*sources[:-1], replace(record, clips=sources[-1].clips)]
+    return [*sources, record]
 
 
 # --- one source -----------------------------------------------------------------------------------
