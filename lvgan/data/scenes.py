@@ -194,7 +194,8 @@ class SceneFinder:
     def _comes_back(self, n: int, change: float) -> bool:
         pairs = [(n - 1, n + k) for k in range(1, _BACK + 1) if n + k < self._count]
         pairs += [(n - 1 - k, n) for k in range(1, _BACK + 1) if n - 1 - k >= 0]
-        return any(self._difference(a, b) < max(0.5 * change, self._threshold) for a, b in pairs)
+        same = max(0.5 * change, min(0.75 * change, self._threshold))
+        return any(self._difference(a, b) < same for a, b in pairs)
 
     def _is_lit_otherwise(self, n: int) -> bool:
         """Whether frame n, but for a part of it, is the one before, darker or brighter: a caption at night."""
