@@ -174,6 +174,8 @@ def read_frames(
     if limit is not None:
         options["frames:v"] = max(limit, 1)
     command = command_line(stream.output("pipe:1", **options), Path(path))
+    if threads:
+        command[1:1] = ["-filter_complex_threads", str(threads)]
     plan = emitted(numbers) if numbers else ((n, 0) for n in itertools.count())
     expected = info.duration if not spans else None
     return FrameReader(Path(path), info, command, targets, plan, fps, expected, stall)

@@ -194,7 +194,10 @@ def test_only_what_changed_is_made_again(tmp_path: Path, monkeypatch: pytest.Mon
     run(raw, out)
     after = tree(out)
     changed = {name for name in after if after[name] != before.get(name)}
-    assert changed == {f"{s.folder()}/partition_000{i}.zip" for s in (LOW, HIGH) for i in (1, 3)} | {"manifest.json", "cuts.yaml"}
+    assert changed == {f"{s.folder()}/partition_000{i}.zip" for s in (LOW, HIGH) for i in (1, 3)} | {
+        "manifest.json",
+        "cuts.yaml",
+    }
     (raw / "d.mp4").unlink()
     (raw / "c.mp4").unlink()
     manifest = run(raw, out)
