@@ -74,7 +74,7 @@ def make_footage(folder: Path, scale: Scale, say: Say) -> None:
     H.264 of about 2 Mbit/s, as video sites serve this size. What is there is kept. To render every frame would
     take an hour: the camera pans over wide pictures.
     """
-    from lvgan.data.video import open_writer
+    from lvgan.data.encoding import open_writer
     from lvgan.data.world import World
 
     for video in range(scale.videos):

@@ -96,7 +96,7 @@ def _ffmpeg() -> list[Finding]:
     from lvgan.errors import MachineError
 
     try:
-        from lvgan.data.video import ffmpeg_version, find_ffmpeg
+        from lvgan.data.program import ffmpeg_version, find_ffmpeg
 
         return [Finding("ffmpeg", f"{ffmpeg_version()} at {find_ffmpeg()}")]
     except MachineError as error:

@@ -41,7 +41,7 @@ def sample(
     device: Device = "auto",
 ) -> None:
     """Make new video: as long as you like, never repeating."""
-    from lvgan.data.video import check_output
+    from lvgan.data.encoding import check_output
     from lvgan.device import pick_device
     from lvgan.generate.generators import load_generators
     from lvgan.generate.output import write_video
@@ -72,7 +72,8 @@ def upscale(
     """Bring any video to high resolution."""
     import torch
 
-    from lvgan.data.video import check_output, probe, read_frames
+    from lvgan.data.encoding import check_output
+    from lvgan.data.video import probe, read_frames
     from lvgan.device import pick_device
     from lvgan.generate.generators import load_sr, to_channels
     from lvgan.generate.generators import upscale as upscale_frames

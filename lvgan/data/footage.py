@@ -14,7 +14,7 @@ from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
 
-from lvgan.data.video import open_writer
+from lvgan.data.encoding import open_writer
 from lvgan.data.world import World
 from lvgan.errors import ConfigError, DataError, MachineError
 from lvgan.sizes import LARGEST_SIDE, Size

@@ -96,6 +96,22 @@ class ShardWriter:
         names.append(name or f"frame_{len(names):06d}.jpg")
         self._store(f"{clip}/{names[-1]}" if clip else names[-1], picture)
 
+    def drop(self, clip: str) -> None:
+        """Take back the frames of the last clip."""
+        count = len(self._clips.pop(clip, ()))
+        if not count:
+            return
+        assert self._zip is not None
+        gone = self._zip.filelist[-count:]
+        del self._zip.filelist[-count:]
+        for info in gone:
+            del self._zip.NameToInfo[info.filename]
+        # Where zipfile goes on writing, and where it will put its directory.
+        self._zip.start_dir = gone[0].header_offset
+        with writing(self.path):
+            self._file.seek(gone[0].header_offset)
+            self._file.truncate()
+
     def finish(self, comment: bytes = b"") -> int:
         """Write the rest, and `comment` into the archive; the size in bytes.
 

@@ -1,4 +1,4 @@
-"""Video files in and out, by ffmpeg. No other file starts it.
+"""Video files in, by ffmpeg.
 
 ffmpeg runs in a process of its own, without a shell. Inputs are given as ``file:`` and an absolute
 path, so that no character of a name means anything; only files and pipes may be opened, and only
@@ -7,17 +7,12 @@ by formats that hold video themselves: a playlist in disguise opens nothing else
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import re
 import selectors
-import shutil
 import subprocess
-import threading
-from collections import deque
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -26,14 +21,24 @@ import ffmpeg
 import numpy as np
 from numpy.typing import NDArray
 
-from lvgan.data.filters import SCALE, Span, count, emitted, frame_numbers, picture_filters, time_filters
-from lvgan.data.info import VideoInfo, clean, parse_info, plain
-from lvgan.data.writers import NpyWriter, PngFolderWriter, VideoWriter, check_png_folder, disk_full, writing
-from lvgan.errors import ConfigError, MachineError, MediaError
+from lvgan.data.filters import (
+    Region,
+    Span,
+    count,
+    emitted,
+    frame_numbers,
+    picture_filters,
+    scales_as_stored,
+    time_filters,
+)
+from lvgan.data.info import LARGEST_PICTURE, VideoInfo, parse_info, plain
+from lvgan.data.program import FILE, Process, command_line
+from lvgan.errors import MediaError
 from lvgan.sizes import Size
 
 Frame = NDArray[np.uint8]  # [H, W, 3]
 
+_SHORT = 60.0  # seconds; longer videos are sampled by seeking
 STALL_SECONDS = 120.0  # a decoder that has given nothing for so long is stopped
 
 # Demuxers that read what is in the file itself. Left out: hls, dash, concat, image2 and the like,
@@ -43,119 +48,7 @@ _FORMATS = (
     "mp3,aac,wav,w64,flac,aiff,caf,h261,h263,h264,hevc,vvc,evc,vc1,cavsvideo,avs2,avs3,dirac,dnxhd,mjpeg,yuv4mpegpipe,dv,wtv,nsv,swf,"
     "bink,smk,roq,flic,film_cpk,amv,4xm,r3d,lvf,ser,y4m"
 )
-_FILE = "FILE"
 _SAFE_INPUT = {"protocol_whitelist": "file,pipe", "format_whitelist": _FORMATS}
-
-
-# --- the program ----------------------------------------------------------------------------------
-
-
-def find_ffmpeg() -> str:
-    """The ffmpeg that is used: ``LVGAN_FFMPEG``, the one shipped with imageio-ffmpeg, or the one on PATH.
-
-    Raises:
-        MachineError: none of them exists.
-    """
-    named = os.environ.get("LVGAN_FFMPEG")
-    if named:
-        found = shutil.which(named)
-        if found is None:
-            raise MachineError(f"LVGAN_FFMPEG names {named}, which is not a program; correct it or unset it")
-        return found
-    try:
-        import imageio_ffmpeg
-
-        return str(imageio_ffmpeg.get_ffmpeg_exe())
-    except (ImportError, RuntimeError):
-        found = shutil.which("ffmpeg")
-    if found is None:
-        raise MachineError(
-            "no ffmpeg was found: `pip install imageio-ffmpeg` brings one, or set LVGAN_FFMPEG to the path of yours"
-        )
-    return found
-
-
-def ffmpeg_version() -> str:
-    """The first words of ``ffmpeg -version``, such as ``7.1``.
-
-    Raises:
-        MachineError: the program is no ffmpeg, or does not answer.
-    """
-    program = find_ffmpeg()
-    try:
-        answer = subprocess.run([program, "-version"], capture_output=True, stdin=subprocess.DEVNULL, timeout=20)
-        match = re.match(rb"ffmpeg version (\S+)", answer.stdout)
-    except (OSError, subprocess.TimeoutExpired):
-        match = None
-    if match is None:
-        raise MachineError(f"{program} does not work as ffmpeg; name one that does with LVGAN_FFMPEG, or unset it")
-    return match[1].decode("utf-8", "replace")
-
-
-def _command(stream: Any, file: Path) -> list[str]:
-    """The command line of a graph whose input or output is :data:`_FILE`."""
-    # ffmpeg-python hashes what it is given as UTF-8, which not every file name is: the name is put in afterwards.
-    # As a URL, so that no name is an option, a protocol or a pattern.
-    name = f"file:{file.absolute()}"
-    compiled = [name if word == _FILE else word for word in ffmpeg.compile(stream, cmd=find_ffmpeg())]
-    return [compiled[0], "-hide_banner", "-nostdin", "-loglevel", "error", *compiled[1:]]
-
-
-class _Process:
-    """One running ffmpeg. What it says is read all the time, so that it never waits for us to listen."""
-
-    def __init__(self, command: list[str], *, reads: bool = False) -> None:
-        self._popen = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE if reads else subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL if reads else subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            start_new_session=True,  # Ctrl-C is ours to handle
-        )
-        self._first: list[str] = []
-        self._last: deque[str] = deque(maxlen=20)
-        self._listener = threading.Thread(target=self._listen, daemon=True)
-        self._listener.start()
-
-    @property
-    def stdin(self) -> BinaryIO:
-        assert self._popen.stdin is not None
-        return self._popen.stdin  # type: ignore[return-value]
-
-    @property
-    def stdout(self) -> BinaryIO:
-        assert self._popen.stdout is not None
-        return self._popen.stdout  # type: ignore[return-value]
-
-    def _listen(self) -> None:
-        assert self._popen.stderr is not None
-        with self._popen.stderr as stream:
-            for line in stream:
-                text = clean(line.decode("utf-8", "replace"))
-                if text and len(self._first) < 20:
-                    self._first.append(text)
-                self._last.append(text)
-
-    def complaints(self) -> list[str]:
-        """What it said: the first lines, then the last ones. Complete after :meth:`end`."""
-        return self._first + [line for line in self._last if line and line not in self._first]
-
-    def kill(self) -> None:
-        """Stop it at once."""
-        self._popen.kill()
-
-    def end(self, *, kill: bool = False) -> int:
-        """Wait for it, or stop it; its exit status."""
-        for stream in (self._popen.stdin, self._popen.stdout):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
-        if kill:
-            self._popen.kill()
-        status = self._popen.wait()
-        self._listener.join()
-        return status
 
 
 # --- probe ----------------------------------------------------------------------------------------
@@ -169,7 +62,7 @@ def probe(path: str | os.PathLike[str]) -> VideoInfo:
     """
     source = Path(path)
     _check_readable(source)
-    command = _command(ffmpeg.input(_FILE, **_SAFE_INPUT).output("-", format="null"), source)
+    command = command_line(ffmpeg.input(FILE, **_SAFE_INPUT).output("-", format="null"), source)
     command = command[: command.index("-i") + 2]  # input only: ffmpeg describes it and leaves
     command[command.index("error")] = "info"
     try:
@@ -186,15 +79,23 @@ def measure_duration(path: str | os.PathLike[str]) -> float:
         MediaError: it cannot be found out.
     """
     source = Path(path)
-    stream = ffmpeg.input(_FILE, **_SAFE_INPUT)["V"].output("-", format="null", c="copy")
-    command = _command(stream, source)
-    command[command.index("error")] = "info"
-    said = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).stderr
-    times = re.findall(r"time=(\d+):(\d\d):(\d\d(?:\.\d+)?)", said.decode("utf-8", "replace"))
-    if not times:
+    # Its reports of progress come to the pipe, so that a reader that hangs is seen.
+    stream = ffmpeg.input(FILE, **_SAFE_INPUT)["V"].output("-", format="null", c="copy").global_args("-progress", "-")
+    process, said = Process(command_line(stream, source)), b""
+    try:
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            while selector.select(STALL_SECONDS):
+                news = process.stdout.read(1 << 16)
+                if not news:
+                    break
+                said = (said + news)[-4096:]
+    finally:
+        process.end(kill=True)
+    times = re.findall(rb"^out_time_us=(\d+)$", said, flags=re.MULTILINE)
+    if not times or b"progress=end" not in said:
         raise MediaError(f"{source} does not say how long it is, and its length could not be measured")
-    hours, minutes, seconds = times[-1]
-    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    return int(times[-1]) / 1e6
 
 
 def _check_readable(path: Path) -> None:
@@ -225,6 +126,7 @@ def read_frames(
     end: float | None = None,
     spans: Sequence[Span] | None = None,
     crop: bool = True,
+    region: Region | None = None,
     threads: int = 0,
     stall: float = STALL_SECONDS,
 ) -> FrameReader:
@@ -241,6 +143,7 @@ def read_frames(
         start, end: seconds from the start of the file, `end` not included.
         spans: several such intervals instead, ascending and apart (needs `fps`).
         crop: False stretches the whole picture instead.
+        region: the part of the picture that counts, in pixels as displayed (width, height, x, y).
         threads: of the decoder; 0 lets it choose.
         stall: seconds without a frame after which the decoder is stopped.
 
@@ -257,18 +160,64 @@ def read_frames(
         raise ValueError("spans need a constant frame rate: give fps")
     targets = list(sizes) if sizes is not None else [Size(info.height, info.width)]
     numbers = frame_numbers(spans, fps) if fps is not None else []
-    stream = ffmpeg.input(_FILE, threads=threads, **_SAFE_INPUT)["V"]
-    stream = time_filters(stream, fps, numbers, spans)
-    stream = picture_filters(stream, targets, crop)
+    stored = _as_stored(region, info) if region is not None else None
+    direct = sizes is not None and crop and info.pixel_aspect == 1
+    turned, picture = info.rotation % 180 != 0, Size(info.height, info.width)
+    direct = direct and scales_as_stored(info.pix_fmt, turned, picture, targets, stored)
+    stream = ffmpeg.input(FILE, threads=threads, max_pixels=LARGEST_PICTURE, **_SAFE_INPUT)["V"]
+    interlaced = info.interlaced and info.rotation % 180 == 0  # turned fields stand side by side
+    stream = time_filters(stream, fps, numbers, spans, interlaced=interlaced)
+    stream = picture_filters(stream, targets, crop, region=stored, direct=direct)
     # passthrough: the graph has made the rate constant; nothing may be repeated or dropped after it.
     options: dict[str, Any] = {"format": "rawvideo", "pix_fmt": "rgb24", "fps_mode": "passthrough"}
     limit = count(numbers)
     if limit is not None:
         options["frames:v"] = max(limit, 1)
-    command = _command(stream.output("pipe:1", **options), Path(path))
+    command = command_line(stream.output("pipe:1", **options), Path(path))
+    if threads:
+        command[1:1] = ["-filter_complex_threads", str(threads)]
     plan = emitted(numbers) if numbers else ((n, 0) for n in itertools.count())
     expected = info.duration if not spans else None
     return FrameReader(Path(path), info, command, targets, plan, fps, expected, stall)
+
+
+def _as_stored(region: Region, info: VideoInfo) -> Region:
+    """A part of the displayed picture in stored pixels."""
+    width = max(1, round(region.width / info.pixel_aspect))
+    return Region(width, region.height, round(region.x / info.pixel_aspect), region.y)
+
+
+def sample_frames(path: Path, info: VideoInfo, count: int = 12, *, every: bool = False) -> list[Frame]:
+    """A few pictures spread over a video, as displayed: uint8 [H, W, 3]. What cannot be decoded is left out.
+
+    Short videos give what keyframes they have, at most about `count`; with `every`, all their frames are
+    looked at, which takes as long as decoding them.
+    """
+    native = Size(info.height, info.width)
+    length = info.duration
+    starts: list[float | None] = [None]
+    if length is not None and length > _SHORT:
+        starts = [length * (i + 0.5) / count for i in range(count)]
+    found: list[Frame] = []
+    for start in starts:
+        options = {} if every and start is None else {"skip_frame": "nokey"}
+        if start is not None:
+            options |= {"ss": f"{start:.3f}", "noaccurate_seek": None}  # type: ignore[dict-item]
+        stream = ffmpeg.input(FILE, threads=1, max_pixels=LARGEST_PICTURE, **options, **_SAFE_INPUT)["V"]
+        apart = (length or 3600.0) / count
+        stream = stream.filter("select", f"isnan(prev_selected_t)+gte(t-prev_selected_t,{apart:.6f})")
+        stream = picture_filters(stream, [native], crop=False)
+        limit = count if start is None else 1
+        command = command_line(
+            stream.output("pipe:1", format="rawvideo", fps_mode="passthrough", **{"frames:v": limit}), path
+        )
+        plan = ((n, 0) for n in itertools.count())
+        with FrameReader(path, info, command, [native], plan, None, None, STALL_SECONDS) as frames:
+            try:
+                found += [frame for (frame,) in frames]
+            except MediaError:
+                continue
+    return found
 
 
 class FrameReader:
@@ -278,6 +227,7 @@ class FrameReader:
         info: what :func:`probe` found.
         number: of the last frame, counted at the constant rate from the start of the file.
         span: index of the interval that the last frame belongs to.
+        breaks: how often something was left out so far: always 0 for a video (see `PictureReader`).
         damage: once exhausted: None, or what ffmpeg complained of. A file that breaks off gives its
             frames up to the break, then this.
     """
@@ -294,11 +244,12 @@ class FrameReader:
         stall: float,
     ) -> None:
         self.path, self.info, self.damage = path, info, None
-        self.number, self.span = -1, 0
+        self.number, self.span, self.breaks = -1, 0, 0
         self._sizes, self._plan, self._fps, self._expected, self._stall = sizes, plan, fps, expected, stall
         self._shape = (sum(s.height for s in sizes), max(s.width for s in sizes), 3)
-        self._frames = 0
-        self._process: _Process | None = _Process(command)
+        self._frames, self._most = 0, _most_frames(path)
+        self._process: Process | None = Process(command)
+        _widen(self._process.stdout)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._process.stdout, selectors.EVENT_READ)
 
@@ -320,6 +271,9 @@ class FrameReader:
 
     def _read(self) -> Frame | None:
         assert self._process is not None
+        if self._frames >= self._most:
+            self._end("its time stamps would make frames without end", kill=True)
+            return None
         picture = np.empty(self._shape, np.uint8)
         view, filled = memoryview(picture.data).cast("B"), 0
         while filled < len(view):
@@ -383,122 +337,26 @@ class FrameReader:
             self.close()
 
 
+def _most_frames(path: Path) -> int:
+    """Honest footage takes more than a byte a frame; a few damaged time stamps can ask for millions of frames."""
+    try:
+        return max(100_000, path.stat().st_size)
+    except OSError:
+        return 100_000
+
+
+def _widen(pipe: BinaryIO) -> None:
+    """Room for whole frames in the pipe, where the system lets us: fewer turns between us and ffmpeg."""
+    try:
+        import fcntl
+
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 1 << 20)
+    except (ImportError, AttributeError, OSError):
+        pass
+
+
 def _what_broke(said: Sequence[str]) -> str:
     # Not ffmpeg's words: their order depends on its threads, and the manifest must not.
     if any(sign in line for line in said for sign in ("partial file", "prematurely", "truncated")):
         return "the file breaks off"
     return "parts of the file cannot be decoded"
-
-
-# --- encode ---------------------------------------------------------------------------------------
-
-OUTPUTS = ".mp4 (H.264), .gif, .npy, or a name without a suffix for a folder of PNG frames"
-
-
-def open_writer(path: str | os.PathLike[str], fps: float, size: Size | None = None) -> VideoWriter:
-    """Open an output for frames by its name: ``.mp4``, ``.gif``, ``.npy``, or a folder of PNG frames.
-
-    H.264 is 4:2:0, tagged BT.709, playable in browsers; odd sizes get their last row or column
-    repeated. Nothing is seen under the name before it is complete.
-
-    Raises:
-        ConfigError: a name that stands for nothing known; raised before any work.
-        MachineError: the place cannot be written.
-    """
-    target, kind = check_output(path)
-    writers: dict[str, type[VideoWriter]] = {".npy": NpyWriter, "": PngFolderWriter}
-    return writers.get(kind, _EncodedWriter)(target, fps, size)
-
-
-def check_output(path: str | os.PathLike[str]) -> tuple[Path, str]:
-    """The path, and its kind: ``.mp4``, ``.gif``, ``.npy`` or ``""`` for a folder. Touches nothing.
-
-    Raises:
-        ConfigError: a suffix that stands for nothing known, or something else in the way.
-    """
-    text = os.fspath(path)
-    target = Path(text)
-    kind = target.suffix.lower()
-    if text == "-":
-        raise ConfigError(f"video cannot be written to standard output; use {OUTPUTS}")
-    if text.endswith(("/", os.sep)) or not kind or (target.is_dir() and kind not in (".mp4", ".gif", ".npy")):
-        check_png_folder(target)
-        return target, ""
-    if kind not in (".mp4", ".gif", ".npy"):
-        raise ConfigError(f"{text} ends in {target.suffix!r}, which cannot be written; use {OUTPUTS}")
-    if target.is_dir():
-        raise ConfigError(f"{text} is a folder; name a file, or a folder without a suffix for PNG frames")
-    return target, kind
-
-
-class _EncodedWriter(VideoWriter):
-    """``.mp4`` and ``.gif``: an ffmpeg beside us that is fed through a pipe."""
-
-    _process: _Process | None = None
-
-    def _start(self) -> None:
-        self.partial.touch()
-
-    def _append(self, rgb: Frame) -> None:
-        pad = [(0, n % 2) for n in rgb.shape[:2]] if self._kind == ".mp4" else [(0, 0), (0, 0)]
-        if any(after for _, after in pad):
-            rgb = np.pad(rgb, [*pad, (0, 0)], mode="edge")
-        if self._process is None:
-            self._process = _Process(self._encode_command(rgb.shape[0], rgb.shape[1]), reads=True)
-        view = memoryview(rgb.data).cast("B")
-        try:
-            while view:
-                view = view[self._process.stdin.write(view) :]
-        except BrokenPipeError:
-            self._fail()
-
-    @property
-    def _kind(self) -> str:
-        return self.path.suffix.lower()
-
-    def _encode_command(self, height: int, width: int) -> list[str]:
-        rate = f"{Fraction(self.fps).limit_denominator(1001)}"
-        layout = {"format": "rawvideo", "pix_fmt": "rgb24", "s": f"{width}x{height}", "framerate": rate}
-        frames = ffmpeg.input("pipe:0", **layout)
-        options: dict[str, Any]
-        if self._kind == ".gif":
-            if self.fps > 50:  # browsers slow anything faster down to 10 frames a second
-                frames = frames.filter("fps", 50)
-            both = frames.filter_multi_output("split", 2)
-            # A palette a frame: one for the whole video would need the whole video in memory.
-            palette = both[0].filter("palettegen", stats_mode="single")
-            frames = ffmpeg.filter([both[1], palette], "paletteuse", new=1)
-            options = {"format": "gif", "loop": 0}
-        else:
-            frames = frames.filter("scale", out_color_matrix="bt709", out_range="tv", flags=SCALE)
-            frames = frames.filter("format", "yuv420p")
-            options = {"format": "mp4", "vcodec": "libx264", "crf": 17, "movflags": "+faststart"}
-            options |= dict.fromkeys(("colorspace", "color_primaries", "color_trc"), "bt709")
-            options["color_range"] = "tv"
-        return _command(frames.output(_FILE, **options).overwrite_output(), self.partial)
-
-    def _finish(self) -> None:
-        assert self._process is not None
-        process = self._process
-        if process.end() or _disk_full(process.complaints()):
-            self._fail()
-        self._process = None
-        os.replace(self.partial, self.path)
-
-    def _fail(self) -> None:
-        assert self._process is not None
-        self._process.end()
-        said = self._process.complaints()
-        if _disk_full(said):
-            raise disk_full(self.path)
-        raise MediaError(f"{self.path} could not be encoded ({said[0] if said else 'ffmpeg stopped'})")
-
-    def _discard(self) -> None:
-        if self._process is not None:
-            self._process.end(kill=True)
-        with writing(self.path):
-            self.partial.unlink(missing_ok=True)
-
-
-def _disk_full(lines: Sequence[str]) -> bool:
-    return any("No space left" in line or "quota exceeded" in line.lower() for line in lines)

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from lvgan.data.video import open_writer
+from lvgan.data.encoding import open_writer
 from lvgan.pixels import to_bytes
 
 

@@ -12,7 +12,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from lvgan.cli.footage import register
-from lvgan.data.video import find_ffmpeg
+from lvgan.data.program import find_ffmpeg
 from lvgan.errors import ConfigError
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lvgan.data.footage import SETTINGS, write_footage
-from lvgan.data.video import find_ffmpeg
+from lvgan.data.program import find_ffmpeg
 from lvgan.data.world import World, render_frame
 from lvgan.data.world_terrain import Land, curve, hash_unit, scatter_noise, tile_noise
 from lvgan.errors import ConfigError, DataError

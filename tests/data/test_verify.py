@@ -14,9 +14,9 @@ from typer.testing import CliRunner, Result
 
 from lvgan.cli import app, commands  # noqa: F401
 from lvgan.data.cache import open_cache
-from lvgan.data.verify import describe, length_histogram, sample_grid, verify
 from lvgan.data.prepare import prepare
 from lvgan.data.shards import ShardFolder
+from lvgan.data.verify import describe, length_histogram, sample_grid, verify
 from lvgan.errors import DataError
 from lvgan.sizes import Size
 from tests.clips import make_video

@@ -13,7 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from lvgan.data.video import check_output, open_writer, probe
+from lvgan.data.encoding import check_output, open_writer
+from lvgan.data.video import probe
 from lvgan.errors import ConfigError, MachineError, MediaError
 from lvgan.sizes import Size
 from tests.clips import decode
