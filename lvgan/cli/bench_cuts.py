@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from lvgan.cli.cut_corpus import SIZE, Case, make_corpus
+from lvgan.data.encoding import open_writer
+from lvgan.data.program import find_ffmpeg
 from lvgan.data.scenes import Cut, SceneFinder
-from lvgan.data.video import find_ffmpeg, open_writer, read_frames
+from lvgan.data.video import read_frames
 from lvgan.sizes import Size
 
 Method = Callable[[Path], list[Cut]]
