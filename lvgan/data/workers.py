@@ -122,7 +122,7 @@ def run_dask(address: str, tasks: Sequence[Task], advance: Advance) -> Iterator[
         _check_folders(client, tasks[0].out)
         futures = {client.submit(make_unit, task, pure=False, key=_key(task)): task for task in tasks}
         try:
-            for future in distributed.as_completed(futures):
+            for future in distributed.as_completed(futures, loop=client.loop):
                 task = futures[future]
                 try:
                     records = future.result()
