@@ -26,6 +26,8 @@ from lvgan.errors import ConfigError, DataError, MachineError
 Advance = Callable[[int], None]
 Made = tuple[Task, list[ShardRecord]]
 
+PATIENCE = 10.0  # seconds for a scheduler to answer
+
 
 def run_here(tasks: Sequence[Task], advance: Advance) -> Iterator[Made]:
     """One after the other, in this process."""
@@ -145,7 +147,7 @@ def _key(task: Task) -> str:
 @contextmanager
 def _client(distributed: Any, address: str) -> Iterator[Any]:
     try:
-        client = distributed.Client(address, timeout="10s", set_as_default=False)
+        client = distributed.Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(
             f"no Dask scheduler answers at {address!r}; give its address, as in tcp://10.0.0.1:8786"
