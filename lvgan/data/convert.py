@@ -433,6 +433,8 @@ class _Clips:
     def _nothing(self, short: Sequence[int], still: int) -> str:
         if still:
             return "stands still or is black" if not short else "gives clips that stand still, are black or too short"
+        if self._cuts and not short:
+            return "is nothing but cuts and fades"
         longest = max(short, default=0)
         least = self._settings.min_frames
         return f"gives {longest} frame{'s' * (longest != 1)}, fewer than {least} (the least that is asked for)"

@@ -175,8 +175,7 @@ def share(units: Sequence[Unit], index: int, count: int) -> list[Unit]:
     """The part of one job of an array, `index` from 1 to `count`: neighbours, about as many frames for each."""
     total, begun, mine = sum(unit.frames for unit in units), 0, []
     for unit in units:
-        middle = begun + unit.frames / 2
-        if min(count - 1, int(middle * count / max(total, 1))) == index - 1:
+        if min(count - 1, begun * count // max(total, 1)) == index - 1:
             mine.append(unit)
         begun += unit.frames
     return mine

@@ -328,6 +328,13 @@ class _Run:
     def complete(self, write_cuts_to: Path | None) -> None:
         """If all units are there: the manifest of all, and nothing else left in the folder."""
         finished = [self._finished(task) for task in self._tasks]
+        other = Manifest.load(self._out)
+        keys = [task.unit.key for task in self._tasks]
+        if other is not None and other.complete and list(dict.fromkeys(s.key for s in other.shards)) == keys:
+            # Another job of the array has come to the end in the meantime, with what this one made.
+            self._manifest.shards, self._manifest.complete = other.shards, True
+            self._manifest.unusable, self._manifest.cuts_file = other.unusable, other.cuts_file
+            return
         if any(shards is None for shards in finished):
             self._manifest.shards = [shard for shards in finished if shards is not None for shard in shards]
             return

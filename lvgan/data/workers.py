@@ -26,6 +26,8 @@ from lvgan.errors import ConfigError, DataError, MachineError
 Advance = Callable[[int], None]
 Made = tuple[Task, list[ShardRecord]]
 
+PATIENCE = 10.0  # seconds for a scheduler to answer
+
 
 def run_here(tasks: Sequence[Task], advance: Advance) -> Iterator[Made]:
     """One after the other, in this process."""
@@ -122,7 +124,7 @@ def run_dask(address: str, tasks: Sequence[Task], advance: Advance) -> Iterator[
         _check_folders(client, tasks[0].out)
         futures = {client.submit(make_unit, task, pure=False, key=_key(task)): task for task in tasks}
         try:
-            for future in distributed.as_completed(futures):
+            for future in distributed.as_completed(futures, loop=client.loop):
                 task = futures[future]
                 try:
                     records = future.result()
@@ -145,7 +147,7 @@ def _key(task: Task) -> str:
 @contextmanager
 def _client(distributed: Any, address: str) -> Iterator[Any]:
     try:
-        client = distributed.Client(address, timeout="10s", set_as_default=False)
+        client = distributed.Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(
             f"no Dask scheduler answers at {address!r}; give its address, as in tcp://10.0.0.1:8786"
