@@ -15,26 +15,59 @@ LISTED = 20  # of the files that were left out
 
 
 def prepare(
-    raw: Annotated[Path, typer.Argument(help="A folder of videos, of any depth, or one video.")],
+    raw: Annotated[Path, typer.Argument(help="A folder of videos and folders of frames, of any depth, or one video.")],
     out: Annotated[Path, typer.Argument(help="The folder for the shards.")],
     lr: Annotated[str, typer.Option(metavar="HxW", help="Low resolution.")] = "64x64",
     hr: Annotated[str, typer.Option(metavar="HxW", help="High resolution, a whole multiple.")] = "256x256",
     fps: Annotated[float, typer.Option(help="Frames a second of the result.")] = 30,
+    frames_fps: Annotated[
+        float | None,
+        typer.Option(help="Frames a second of folders of pictures.", show_default="every picture is one frame"),
+    ] = None,
     cuts: Annotated[Path | None, typer.Option(help='Parts to use: JSON or YAML, {video: ["0:24 5:57", ...]}.')] = None,
+    scene_cut: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|off|THRESHOLD",
+            help="Split at cuts and fades: where --cuts names nothing, nowhere, or everywhere (more finds fewer).",
+        ),
+    ] = "auto",
+    cut_margin: Annotated[int, typer.Option(help="Frames left out on both sides of a scene cut.")] = 2,
     trim_start: Annotated[float, typer.Option(help="Seconds left out at the start of every video.")] = 0,
     trim_end: Annotated[float, typer.Option(help="Seconds left out at the end of every video.")] = 0,
+    crop: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|center|X:Y:W:H",
+            help="Black bars off, then the centre; the centre alone; or a part of the picture, in pixels.",
+        ),
+    ] = "auto",
     min_frames: Annotated[int, typer.Option(help="Shorter clips are left out.")] = 12,
+    max_frames: Annotated[int | None, typer.Option(help="Longer clips are split.", show_default="as they are")] = None,
+    drop_static: Annotated[
+        bool, typer.Option("--drop-static", help="Leave out clips that stand still or are black.")
+    ] = False,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="A page with the first and last frame of every clip.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Videos converted at a time.", show_default="CPU cores")] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Do part I of N: one job of an array (examples/prepare.slurm).")
+    ] = None,
+    dask: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Do the work on a Dask cluster, as in tcp://10.0.0.1:8786.")
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace shards that were made with other settings.")
     ] = False,
 ) -> None:
-    """Turn videos into training data.
+    """Turn videos and folders of frames into training data.
 
-    Each is decoded once, cropped, scaled to both sizes and stored as shards.
+    Each is decoded once, split at scene cuts, cropped, scaled to both sizes and stored as shards.
     Files that cannot be used are left out and listed with the reason. Running it again goes on where it
-    stopped, and takes up new or changed footage.
+    stopped, and takes up new or changed footage. OUT/cuts.yaml says what is used: edit it, and give it to --cuts.
     """
+    from lvgan.data.plan import parse_share
     from lvgan.data.prepare import prepare as work
     from lvgan.sizes import Size
 
@@ -45,15 +78,36 @@ def prepare(
             lr=Size.parse(lr),
             hr=Size.parse(hr),
             fps=fps,
+            frames_fps=frames_fps,
             cuts=cuts,
+            scene_cut=_threshold(scene_cut),
+            cut_margin=cut_margin,
             trim_start=trim_start,
             trim_end=trim_end,
+            crop=crop,
             min_frames=min_frames,
+            max_frames=max_frames,
+            drop_static=drop_static,
+            report=report,
             workers=workers,
+            shard=parse_share(shard) if shard is not None else None,
+            dask=dask,
             overwrite=overwrite,
             progress=bars.show,
         )
+    if not manifest.complete:
+        typer.echo(f"part {shard} is done; the set is complete when all other parts are")
+        return
     typer.echo(summary(manifest, out))
+    if report is not None:
+        typer.echo(f"look at the clips: {shlex.quote(str(report))}")
+
+
+def _threshold(text: str) -> str | float:
+    try:
+        return float(text)
+    except ValueError:
+        return text  # auto or off; anything else is refused there
 
 
 class Bars:
@@ -97,6 +151,7 @@ def summary(manifest: Manifest, out: Path) -> str:
     ]
     lines += _section("left out", [f"{_printable(s.path)}: {s.skipped}" for s in manifest.skipped])
     lines += _section("used, but", [f"{_printable(s.path)}: {note}" for s in used for note in s.notes])
+    lines += _dropped(manifest)
     short = int(totals["shorter_than_128_frames"])
     if short:
         lines.append(
@@ -105,6 +160,19 @@ def summary(manifest: Manifest, out: Path) -> str:
         )
     lines.append(f"next: lvgan train-lr {shlex.quote(str(out))}")
     return "\n".join(lines)
+
+
+def _dropped(manifest: Manifest) -> list[str]:
+    """Such as ``kept 812 of 1000 clips: 188 shorter than 128 frames``."""
+    totals = manifest.totals
+    short, still, kept = int(totals["dropped_short"]), int(totals["dropped_static"]), int(totals["clips"])
+    reasons = [f"{short} shorter than {manifest.settings['min_frames']} frames"] if short else []
+    reasons += [f"{still} static or black"] if still else []
+    lines = [f"kept {kept} of {kept + short + still} clips: {' and '.join(reasons)}"] if reasons else []
+    static = int(totals["static"])
+    if static:
+        lines.append(f"{static} of {_count(kept, 'clip')} static or black; --drop-static leaves them out")
+    return lines
 
 
 def _section(title: str, entries: list[str]) -> list[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import ffmpeg
 
@@ -17,7 +18,17 @@ Numbers = Sequence[tuple[int, int | None]]  # spans in frames of the constant ra
 
 HEARTBEAT = 300  # one frame in so many comes even from parts that are skipped, as a sign of life
 SCALE = "lanczos+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
+_ZSCALE_SIDE = 48  # zimg mirrors pictures at their borders, which shows in smaller ones
 CONVERT = SCALE.replace("lanczos", "bicubic")
+
+
+class Region(NamedTuple):
+    """Part of a picture, in stored pixels, upright; in the order in which ffmpeg's filter `crop` takes it."""
+
+    width: int
+    height: int
+    x: int
+    y: int
 
 
 def frame_numbers(spans: Sequence[Span], fps: float) -> list[tuple[int, int | None]]:
@@ -61,8 +72,12 @@ def count(numbers: Numbers) -> int | None:
     return total
 
 
-def time_filters(stream: Any, fps: float | None, numbers: Numbers, spans: Sequence[Span]) -> Any:
-    """Constant rate, and the spans cut out."""
+def time_filters(
+    stream: Any, fps: float | None, numbers: Numbers, spans: Sequence[Span], *, interlaced: bool = False
+) -> Any:
+    """Constant rate, and the spans cut out; frames made of two fields become frames of one moment."""
+    if interlaced:  # frames that say themselves that they are; as many come out as go in
+        stream = stream.filter("bwdif", mode="send_frame", deint="interlaced")
     if fps is None:
         for start, end in spans:
             stream = stream.filter("trim", start=start, **({} if end is None else {"end": end}))
@@ -78,11 +93,26 @@ def time_filters(stream: Any, fps: float | None, numbers: Numbers, spans: Sequen
     return stream.filter("select", "+".join(terms)).filter("setpts", "N")
 
 
-def picture_filters(stream: Any, sizes: Sequence[Size], crop: bool) -> Any:
-    """Every size from one decoded picture, stacked into one so that they leave by one pipe."""
-    # RGB at full size first: a crop may not fall between samples of subsampled chroma, and overshoot is
-    # clipped where ffmpeg's own decoding to RGB clips it.
-    stream = stream.filter("scale", flags=CONVERT).filter("format", "gbrp")
+def picture_filters(
+    stream: Any,
+    sizes: Sequence[Size],
+    crop: bool,
+    *,
+    region: Region | None = None,
+    direct: bool = False,
+    zscale: bool = False,
+) -> Any:
+    """Every size from one decoded picture, stacked into one so that they leave by one pipe.
+
+    `region` is cut out first. `direct` scales the picture as it is stored, which is several times faster: a
+    crop must not fall between samples of subsampled chroma then (:func:`scales_as_stored`). `zscale` lets
+    zimg scale then, which is several times faster again (:func:`fits_zscale`).
+    """
+    if not direct:
+        # RGB at full size first: overshoot is clipped where ffmpeg's own decoding to RGB clips it.
+        stream = stream.filter("scale", flags=CONVERT).filter("format", "gbrp")
+    if region is not None:
+        stream = stream.filter("crop", *region, exact=1)
     copies = [stream]
     if len(sizes) > 1:
         split = stream.filter_multi_output("split", len(sizes))
@@ -92,10 +122,17 @@ def picture_filters(stream: Any, sizes: Sequence[Size], crop: bool) -> Any:
     for copy, size in zip(copies, sizes, strict=True):
         if crop:
             copy = copy.filter("crop", **crop_expressions(size), exact=1)
-        copy = copy.filter("scale", size.width, size.height, flags=SCALE)
-        copy = copy.filter("setsar", 1).filter("format", "rgb24")
+        if direct and zscale and min(size) >= _ZSCALE_SIDE:
+            # Chroma in the centre, where ffmpeg's own scaling and decoding to RGB take it to be. 16 bits: else
+            # it would be rounded twice.
+            copy = copy.filter("zscale", size.width, size.height, filter="lanczos", chromalin="center")
+            copy = copy.filter("format", "yuv444p16").filter("scale", flags=CONVERT)
+        else:
+            copy = copy.filter("scale", size.width, size.height, flags=SCALE)
+        copy = copy.filter("setsar", 1).filter("format", "gbrp")  # planes: written several times faster
         parts.append(copy if size.width == width else copy.filter("pad", width, size.height))
-    return parts[0] if len(parts) == 1 else ffmpeg.filter(parts, "vstack", inputs=len(parts))
+    stacked = parts[0] if len(parts) == 1 else ffmpeg.filter(parts, "vstack", inputs=len(parts))
+    return stacked.filter("format", "rgb24")
 
 
 def crop_expressions(size: Size) -> dict[str, str]:
@@ -109,3 +146,53 @@ def crop_expressions(size: Size) -> dict[str, str]:
         "x": f"floor((iw-{width})/2+1e-6)",
         "y": f"floor((ih-{height})/2+1e-6)",
     }
+
+
+def centre(within: Size, size: Size) -> Region:
+    """What :func:`crop_expressions` says about square pixels: width, height, x, y."""
+    width = min(within.width, within.height * size.width / size.height)
+    height = min(within.height, within.width * size.height / size.width)
+    x, y = math.floor((within.width - width) / 2 + 1e-6), math.floor((within.height - height) / 2 + 1e-6)
+    return Region(max(1, math.floor(width + 0.5)), max(1, math.floor(height + 0.5)), x, y)
+
+
+def scales_as_stored(pix_fmt: str, turned: bool, picture: Size, sizes: Sequence[Size], region: Region | None) -> bool:
+    """Whether pictures may be scaled before they become RGB, which is several times faster.
+
+    The crops must hold whole samples of chroma, and be scaled down so far that these are not enlarged.
+    """
+    step = _chroma_step(pix_fmt)
+    if step is None:
+        return False
+    across, down = step[::-1] if turned else step
+    x, y = (region.x, region.y) if region is not None else (0, 0)
+    within = Size(region.height, region.width) if region is not None else picture
+    parts = [centre(within, size) for size in sizes]
+    whole = all(
+        (x + p.x) % across == 0 and (y + p.y) % down == 0 and p.width % across == 0 and p.height % down == 0
+        for p in parts
+    )
+    factor = 1.25 * max(across, down)
+    small = all(
+        p.width >= factor * s.width and p.height >= factor * s.height for p, s in zip(parts, sizes, strict=True)
+    )
+    return whole and small
+
+
+def fits_zscale(pix_fmt: str) -> bool:
+    """Whether zimg may scale pictures as they are stored: planes of 8 bits, subsampled in the usual ways.
+
+    Not those of full range (``yuvj420p``): ffmpeg's scaler reads the 16 bits that zimg makes of them half a step off.
+    """
+    return re.fullmatch(r"yuv4(20|22|44)p", pix_fmt) is not None
+
+
+def _chroma_step(pix_fmt: str) -> tuple[int, int] | None:
+    """Pixels across and down for one sample of chroma; None for formats that are not known well."""
+    steps = {"420": (2, 2), "422": (2, 1), "440": (1, 2), "411": (4, 1), "410": (4, 4), "444": (1, 1)}
+    match = re.match(r"yuv[aj]?(4\d\d)p", pix_fmt)
+    if match is not None:
+        return steps.get(match[1])
+    if re.match(r"nv12|nv21|p01[026]", pix_fmt):
+        return 2, 2
+    return (1, 1) if re.match(r"gbr|gray|rgb|bgr|argb|abgr|pal8", pix_fmt) else None

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from lvgan.errors import MediaError
 
+LARGEST_PICTURE = 1 << 26  # pixels: twice 8K; a small file may claim any size
+
 
 @dataclass(frozen=True)
 class VideoInfo:
@@ -26,6 +28,7 @@ class VideoInfo:
     pix_fmt: str
     pixel_aspect: Fraction = Fraction(1)  # of the upright picture, width over height
     rotation: int = 0  # degrees, a multiple of 90
+    interlaced: bool = False
 
 
 def parse_info(path: Path, text: str) -> VideoInfo:
@@ -48,6 +51,8 @@ def parse_info(path: Path, text: str) -> VideoInfo:
     aspect = Fraction(int(sar[1]), int(sar[2])) if sar and int(sar[1]) and int(sar[2]) else Fraction(1)
     turn = re.search(r"rotation of (-?[\d.]+) degrees", videos[0])
     rotation = round(float(turn[1]) / 90) * 90 % 360 if turn else 0
+    if width * height > LARGEST_PICTURE:
+        raise MediaError(f"{path} {too_large(width, height)}")
     if rotation % 180:
         width, height, aspect = height, width, 1 / aspect
     rate = re.search(r"([\d.]+)(k?) fps", line) or re.search(r"([\d.]+)(k?) tbr", line)
@@ -62,6 +67,7 @@ def parse_info(path: Path, text: str) -> VideoInfo:
         pix_fmt=codec[2] if codec else "unknown",
         pixel_aspect=aspect,
         rotation=rotation,
+        interlaced=bool(re.search(r"[,(] ?(top|bottom) (coded )?first", line)),
     )
 
 
@@ -97,3 +103,8 @@ def plain(reason: str) -> str:
 def clean(line: str) -> str:
     """A line of ffmpeg's without the names of its parts in front."""
     return re.sub(r"^(\[[^\]]*\] )+", "", line.strip())
+
+
+def too_large(width: int, height: int) -> str:
+    """Why a picture of such a size is refused."""
+    return f"is {width} pixels wide and {height} high, more than {LARGEST_PICTURE >> 20} million; scale it down first"

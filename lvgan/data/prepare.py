@@ -1,8 +1,8 @@
-"""Footage to shards: every video is decoded once, cut, brought to one rate and two sizes, and stored.
+"""Footage to shards: every source is decoded once, cut, brought to one rate and two sizes, and stored.
 
 A run that was stopped goes on where it stopped: shards that are finished, and whose footage and settings
 have not changed, are kept. The same footage and settings give the same bytes, however often a run
-was stopped, whatever the number of workers.
+was stopped, whatever the number of workers, processes and machines.
 """
 
 from __future__ import annotations
@@ -10,81 +10,43 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import json
 import math
 import os
 import re
-import threading
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from lvgan import __version__
-from lvgan.data.cuts import Interval, match_cuts, read_cuts
-from lvgan.data.info import VideoInfo
-from lvgan.data.manifest import FILE_NAME, ClipRecord, Manifest, ShardRecord, SourceRecord
+from lvgan.data.cache import cache_files
+from lvgan.data.convert import WORK, Journal, Task, is_whole
+from lvgan.data.cuts import match_cuts, read_cuts
+from lvgan.data.locks import FolderLock
+from lvgan.data.manifest import FILE_NAME, Manifest, ShardRecord, SourceRecord
+from lvgan.data.outcome import CUTS_FILE, check_cuts_file, check_report, write_cuts, write_page
+from lvgan.data.plan import Job, Settings, Unit, folders, gather, plan_source, share
 from lvgan.data.program import ffmpeg_version
-from lvgan.data.scan import Source, length_of, scan, without_path
-from lvgan.data.shards import ShardWriter, encode_jpeg, find_resolutions, shard_name
-from lvgan.data.video import FrameReader, Span, read_frames
+from lvgan.data.scan import scan
+from lvgan.data.shards import find_resolutions
+from lvgan.data.workers import Made, run_dask, run_here, run_processes
 from lvgan.data.writers import writing
-from lvgan.errors import ConfigError, DataError, MediaError
-from lvgan.sizes import LARGEST_SIDE, Size
+from lvgan.errors import ConfigError, DataError
+from lvgan.sizes import Size
 
 SHARD_FRAMES = 1000  # sources are gathered into a shard until it holds about so many frames
-_FORMAT = 1  # counted up when the same footage and settings give other bytes
 
 Progress = Callable[[str, int, int], None]  # "files" or "frames"; done; expected (frames: an estimate)
 
 
-class _StoppedError(Exception):
-    """Another worker has failed: leave."""
-
-
 @dataclass(frozen=True)
-class _Settings:
-    lr: Size
-    hr: Size
-    fps: float
-    trim_start: float
-    trim_end: float
-    min_frames: int
+class _How:
+    """Who does the work."""
 
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "lr": str(self.lr),
-            "hr": str(self.hr),
-            "fps": self.fps,
-            "trim_start": self.trim_start,
-            "trim_end": self.trim_end,
-            "min_frames": self.min_frames,
-        }
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One video and the parts of it that are used."""
-
-    source: Source
-    spans: tuple[Span, ...]  # () for all of it
-    several: bool  # its clips are numbered
-
-    def frames(self, fps: float) -> int:
-        """About how many frames it gives."""
-        spans = self.spans or ((0.0, None),)
-        length = self.source.info.duration or 30.0
-        ends = [length if end is None else min(end, max(length, start)) for start, end in spans]
-        return sum(max(1, math.ceil((end - start) * fps)) for (start, _), end in zip(spans, ends, strict=True))
-
-
-@dataclass
-class _Shard:
-    index: int
-    jobs: list[_Job] = field(default_factory=list)
-    key: str = ""
-    frames: int = 0  # expected
+    workers: int
+    cores: int
+    part: tuple[int, int] | None
+    dask: str | None
 
 
 def prepare(
@@ -94,86 +56,110 @@ def prepare(
     lr: Size = Size(64, 64),
     hr: Size = Size(256, 256),
     fps: float = 30,
+    frames_fps: float | None = None,
     cuts: str | os.PathLike[str] | None = None,
+    scene_cut: str | float = "auto",
+    cut_margin: int = 2,
     trim_start: float = 0,
     trim_end: float = 0,
+    crop: str = "auto",
     min_frames: int = 12,
+    max_frames: int | None = None,
+    drop_static: bool = False,
+    report: str | os.PathLike[str] | None = None,
     workers: int | None = None,
+    shard: tuple[int, int] | None = None,
+    dask: str | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Turn the videos below `raw` into shards of both sizes below `out`, with ``manifest.json``.
+    """Turn the footage below `raw` into shards of both sizes below `out`, with ``manifest.json``.
 
-    A file that cannot be used never stops the others; the manifest says why it was left out. Running
-    it again continues, and takes up new or changed footage.
+    Footage is videos, and folders of pictures. A file that cannot be used never stops the others; the
+    manifest says why it was left out. Running it again continues, and takes up new or changed footage.
+    ``cuts.yaml`` in `out` says which parts are used; edited, it can be given as `cuts`.
 
     Args:
-        raw: a folder of videos, of any depth, or one video.
+        raw: a folder of footage, of any depth, or one video.
         out: the folder for the shards, new or made by this function before.
         lr, hr: low and high resolution; the high one a whole multiple of the low one.
         fps: frames a second of the result.
+        frames_fps: frames a second that folders of pictures were taken at; None takes `fps`: every picture
+            is one frame.
         cuts: a file that names the parts to use (:func:`lvgan.data.cuts.read_cuts`); videos that it
             does not name are used whole.
+        scene_cut: "auto" splits videos that `cuts` does not name at cuts and fades, "off" splits none, a
+            threshold above 0 (see :class:`lvgan.data.scenes.SceneFinder`) splits all.
+        cut_margin: frames left out on both sides of a scene cut.
         trim_start, trim_end: seconds left out at the ends of every video.
+        crop: "auto" cuts black bars off, then crops the centre to the aspect ratio; "center" does the
+            latter only; "X:Y:W:H" uses that part of the picture, in pixels as displayed.
         min_frames: shorter clips are left out.
-        workers: shards made at a time; None takes the number of CPU cores.
+        max_frames: longer clips are split.
+        drop_static: leave out clips in which nothing moves, and black ones.
+        report: an HTML file to write, with the first and last frame of every clip.
+        workers: sources converted at a time, in processes of their own; None takes the number of CPU cores.
+        shard: (i, n) makes part i of n of the work, counted from 1; whoever comes last completes the set.
+        dask: address of the scheduler of a Dask cluster that does the work.
         overwrite: begin anew where `out` was made with other settings.
         progress: called with ``("files", examined, found)``, then ``("frames", done, expected)``.
 
     Raises:
         ConfigError: impossible settings.
-        DataError: no usable footage, `out` was made with other settings, or a wrong file of cuts.
+        DataError: no usable footage, `out` was made with other settings or is in use, or a wrong file of cuts.
         MachineError: the disk is full, or ffmpeg is missing.
     """
     root, target = Path(raw), Path(out)
-    settings = _Settings(lr, hr, float(fps), float(trim_start), float(trim_end), min_frames)
-    _check(settings, root, target, workers)
-    intervals = read_cuts(Path(cuts)) if cuts is not None else None
-    manifest = _open_target(target, settings, overwrite)
+    if isinstance(scene_cut, int):
+        scene_cut = float(scene_cut)
+    settings = Settings(
+        lr, hr, float(fps), float(trim_start), float(trim_end), min_frames, max_frames, scene_cut, cut_margin,
+        crop, drop_static, frames_fps,
+    )  # fmt: skip
+    settings.check()
     cores = _cores()
+    how = _How(workers or cores, cores, shard, dask)
+    _check(root, target, workers, how, overwrite)
+    page = check_report(report) if report is not None else None
+    if cuts is None:
+        check_cuts_file(target)
+    _open_target(target, settings, overwrite=overwrite, look=True)
     on_probe = None if progress is None else functools.partial(progress, "files")
-    sources, reasons = scan(root, leave_out=target, workers=workers or cores, on_probe=on_probe)
-    paths = [source.relative for source in sources] + [PurePosixPath(path) for path in reasons]
-    matched = match_cuts(intervals, paths) if intervals is not None else {}
-    jobs: list[_Job] = []
-    for source in sources:
-        job = _plan(source, settings, matched.get(source.relative))
-        if isinstance(job, str):
-            reasons[str(source.relative)] = job
-        else:
-            jobs.append(job)
-    if not jobs:
-        raise _nothing_usable(root, reasons)
-    manifest.unusable = [SourceRecord(path, skipped=reason) for path, reason in sorted(reasons.items())]
-    with writing(target):
-        target.mkdir(parents=True, exist_ok=True)
-    run = _Run(target, settings, manifest, _gather(jobs, settings), workers or cores, cores, progress)
-    run.go()
-    if not any(True for _ in manifest.clips()):
-        _clear(target, [target / lr.folder(), target / hr.folder()])
-        raise _nothing_usable(root, {s.path: s.skipped or "" for s in manifest.skipped})
+    jobs, reasons = _find(root, target, settings, Path(cuts) if cuts is not None else None, how.workers, on_probe)
+    units = gather(jobs, settings, SHARD_FRAMES)
+    mine = share(units, *shard) if shard is not None else units
+    lock = FolderLock(target, *((mine[0].index if mine else 0, len(mine)) if shard is not None else ()))
+    with lock:
+        with lock.manifest():
+            manifest = _open_target(target, settings, overwrite=overwrite)
+            manifest.unusable = [SourceRecord(path, skipped=reason) for path, reason in sorted(reasons.items())]
+            run = _Run(target, settings, manifest, units, progress)
+        run.make(mine, how)
+        with lock.manifest():
+            run.complete(write_cuts_to=_writable_cuts(target, cuts))
+            empty = manifest.complete and not any(True for _ in manifest.clips())
+            if empty:
+                _clear(target, folders(target, settings))
+        if empty:
+            lock.undo()
+            raise _nothing_usable(root, {s.path: s.skipped or "" for s in manifest.skipped})
+    if page is not None and manifest.complete:
+        write_page(page, target, manifest)
     return manifest
 
 
 # --- before the work ------------------------------------------------------------------------------
 
 
-def _check(settings: _Settings, raw: Path, out: Path, workers: int | None) -> None:
-    lr, hr = settings.lr, settings.hr
-    factor = max(2, round(hr.width / lr.width))
-    if (hr.height, hr.width) != (lr.height * factor, lr.width * factor):
-        while max(lr) * factor > LARGEST_SIDE and factor > 2:
-            factor -= 1
-        near = Size(lr.height * factor, lr.width * factor)
-        raise ConfigError(f"the high resolution {hr} is not 2, 3, 4, ... times the low one, {lr}; {near} would be")
-    if not 0.1 <= settings.fps <= 1000:
-        raise ConfigError(f"{settings.fps:g} frames a second are not possible; give a number from 0.1 to 1000")
-    if not (0 <= settings.trim_start < math.inf and 0 <= settings.trim_end < math.inf):
-        raise ConfigError("the seconds to trim cannot be negative or endless; give 0 to trim nothing")
-    if settings.min_frames < 1:
-        raise ConfigError(f"clips of {settings.min_frames} frames are not possible; give a minimum of 1 or more")
+def _check(raw: Path, out: Path, workers: int | None, how: _How, overwrite: bool) -> None:
     if workers is not None and workers < 1:
         raise ConfigError(f"{workers} workers cannot work; give 1 or more")
+    if how.part is not None and not 1 <= how.part[0] <= how.part[1]:
+        raise ConfigError(f"part {how.part[0]} of {how.part[1]} cannot be made; parts are counted from 1")
+    if how.part is not None and overwrite:
+        raise ConfigError(
+            "jobs of an array would remove each other's work with --overwrite; remove the folder first, or take another"
+        )
     blocking = next((p for p in (out, *out.parents) if p.exists() and not p.is_dir()), None)
     if blocking is not None and blocking != out:
         raise DataError(f"{blocking} is a file, so {out} cannot be a folder for the shards; choose another place")
@@ -183,8 +169,35 @@ def _check(settings: _Settings, raw: Path, out: Path, workers: int | None) -> No
         raise DataError(f"{out} is the folder of the footage itself; choose another folder for the shards")
 
 
-def _open_target(out: Path, settings: _Settings, overwrite: bool) -> Manifest:
-    """The manifest to go on with; with `overwrite`, what other settings made is removed."""
+def _find(
+    raw: Path,
+    out: Path,
+    settings: Settings,
+    cuts: Path | None,
+    workers: int,
+    on_probe: Callable[[int, int], None] | None,
+) -> tuple[list[Job], dict[str, str]]:
+    """What is used of the footage; and for the rest the reason, by path."""
+    intervals = read_cuts(cuts) if cuts is not None else None
+    rate = settings.frames_fps or settings.fps
+    sources, reasons = scan(raw, leave_out=out, workers=workers, frames_fps=rate, on_probe=on_probe)
+    paths = [source.relative for source in sources] + [PurePosixPath(path) for path in reasons]
+    matched = match_cuts(intervals, paths) if intervals is not None else {}
+    jobs: list[Job] = []
+    for source in sources:
+        source = replace(source, path=source.path.absolute())  # found from wherever a worker stands
+        job = plan_source(source, settings, matched.get(source.relative))
+        if isinstance(job, str):
+            reasons[str(source.relative)] = job
+        else:
+            jobs.append(job)
+    if not jobs:
+        raise _nothing_usable(raw, reasons)
+    return jobs, reasons
+
+
+def _open_target(out: Path, settings: Settings, *, overwrite: bool, look: bool = False) -> Manifest:
+    """The manifest to go on with. With `overwrite`, what other settings made is removed, unless this is but a look."""
     fresh = Manifest(settings.lr, settings.hr, settings.as_json(), ffmpeg_version(), __version__)
     try:
         found = Manifest.load(out)
@@ -193,10 +206,10 @@ def _open_target(out: Path, settings: _Settings, overwrite: bool) -> Manifest:
             raise
         found = None
     if found is not None and found.settings == fresh.settings:
-        fresh.shards = found.shards
+        fresh.shards, fresh.cuts_file = found.shards, found.cuts_file
         return fresh
-    folders = list(find_resolutions(out).values())
-    if found is None and not folders:
+    made = list(find_resolutions(out).values())
+    if found is None and not made:
         return fresh
     if not overwrite:
         remedy = "choose another folder, or give --overwrite to replace them"
@@ -208,68 +221,34 @@ def _open_target(out: Path, settings: _Settings, overwrite: bool) -> Manifest:
             if found.settings.get(name) != value
         )
         raise DataError(f"{out} holds shards made with {changed}; {remedy}")
-    _clear(out, folders)
+    if not look:
+        _clear(out, made)
     return fresh
 
 
-def _clear(out: Path, folders: Sequence[Path]) -> None:
+def _clear(out: Path, made: Sequence[Path]) -> None:
     with writing(out):
-        (out / FILE_NAME).unlink(missing_ok=True)
-        for folder in folders:
+        for name in (FILE_NAME, CUTS_FILE):
+            (out / name).unlink(missing_ok=True)
+        shutil.rmtree(out / WORK, ignore_errors=True)
+        for folder in made:
             _remove_shards(folder, keep=())
-        with contextlib.suppress(OSError):  # it holds something else
-            out.rmdir()
 
 
 def _remove_shards(folder: Path, keep: Sequence[str]) -> None:
     for path in folder.glob("partition_*"):
-        if re.fullmatch(r"partition_\d+\.zip(\.partial)?", path.name) and path.name not in keep:
+        if re.fullmatch(r"partition_\d+(_\d+)?\.zip(\.partial)?", path.name) and path.name not in keep:
             path.unlink()
+    for path in cache_files(folder) if not keep else ():  # frames decoded from shards that are gone
+        path.unlink()
     with contextlib.suppress(OSError):  # it holds something else
         folder.rmdir()
 
 
-def _plan(source: Source, settings: _Settings, cut: Sequence[Interval] | None) -> _Job | str:
-    """What is used of a video, or why nothing is."""
-    part = _part_used(source.info, settings.lr)
-    if part.height < settings.lr.height or part.width < settings.lr.width:
-        picture = Size(source.info.height, source.info.width)
-        return f"is {picture}, smaller than the low resolution {settings.lr}"
-    if cut is not None and not cut:
-        return "the cuts file uses nothing of it"
-    first, last = settings.trim_start, None
-    if settings.trim_end:
-        length = length_of(source)
-        if length is None:
-            return "does not say how long it is, which trimming the end needs; convert it to another format"
-        last = length - settings.trim_end
-        if last <= first:
-            return f"is {length:.1f} s long, and trimming leaves nothing of it"
-    if cut is None:
-        return _Job(source, ((first, last),) if first or last is not None else (), several=False)
-    spans = [(max(start, first), end if last is None else min(end, last)) for start, end in cut]
-    spans = [(start, end) for start, end in spans if start < end]
-    return _Job(source, tuple(spans), several=True) if spans else "trimming leaves nothing of its cuts"
-
-
-def _part_used(info: VideoInfo, size: Size) -> Size:
-    """The largest centred part of the picture with the aspect ratio of `size`, as displayed."""
-    width = min(info.width, info.height * size.width / size.height)
-    return Size(math.floor(width * size.height / size.width + 0.5), math.floor(width + 0.5))
-
-
-def _gather(jobs: Sequence[_Job], settings: _Settings) -> list[_Shard]:
-    shards: list[_Shard] = []
-    for job in jobs:
-        if not shards or shards[-1].frames >= SHARD_FRAMES:
-            shards.append(_Shard(len(shards)))
-        shards[-1].jobs.append(job)
-        shards[-1].frames += job.frames(settings.fps)
-    for shard in shards:
-        made_from = [(str(j.source.relative), j.source.clip, j.source.digest, j.spans) for j in shard.jobs]
-        text = json.dumps([_FORMAT, settings.as_json(), made_from])
-        shard.key = hashlib.sha256(text.encode()).hexdigest()
-    return shards
+def _writable_cuts(out: Path, cuts: str | os.PathLike[str] | None) -> Path | None:
+    """Where the parts that are used are written down: nowhere, if this is the file that was given."""
+    path = out / CUTS_FILE
+    return None if cuts is not None and path.exists() and path.samefile(cuts) else path
 
 
 def _nothing_usable(raw: Path, reasons: Mapping[str, str]) -> DataError:
@@ -288,166 +267,85 @@ def _cores() -> int:
 
 
 class _Run:
-    """Makes the shards that are missing, several at a time, and keeps the manifest up to date."""
+    """The units of one set: which are finished, making the others, and the manifest of all."""
 
     def __init__(
-        self,
-        out: Path,
-        settings: _Settings,
-        manifest: Manifest,
-        shards: list[_Shard],
-        workers: int,
-        cores: int,
-        progress: Progress | None,
+        self, out: Path, settings: Settings, manifest: Manifest, units: list[Unit], progress: Progress | None
     ) -> None:
-        self._out, self._settings, self._manifest, self._shards = out, settings, manifest, shards
-        self._folders = [out / settings.lr.folder(), out / settings.hr.folder()]
-        self._workers = min(workers, len(shards))
-        self._threads = max(1, math.ceil(cores / self._workers))
-        self._progress = progress
-        self._lock = threading.Lock()
-        self._stop = threading.Event()
-        self._open: set[FrameReader] = set()
-        self._done = 0
-        self._expected = sum(shard.frames for shard in shards)
+        self._out, self._settings, self._manifest, self._progress = out.absolute(), settings, manifest, progress
+        self._tasks = [Task(self._out, settings, unit, SHARD_FRAMES) for unit in units]
+        self._before = self._stored(manifest)
+        self._done, self._expected = 0, 0
+        manifest.complete = False
+        manifest.shards = [shard for task in self._tasks for shard in self._before.get(task.unit.index, ())]
+        manifest.save(out)
 
-    def go(self) -> None:
-        before = {shard.name: shard for shard in self._manifest.shards}
-        finished = {s.index: before[shard_name(s.index)] for s in self._shards if self._is_kept(s, before)}
-        self._count(sum(self._shards[index].frames for index in finished))
-        self._note(finished)
-        with ThreadPoolExecutor(self._workers) as pool:
-            todo = [shard for shard in self._shards if shard.index not in finished]
-            futures = [pool.submit(self._make, shard, finished) for shard in todo]
-            try:
-                wait(futures, return_when=FIRST_EXCEPTION)
-            finally:  # done, an error, or Ctrl-C: the others leave
-                self._leave()
-        errors = [future.exception() for future in futures]
-        for error in sorted((e for e in errors if e is not None), key=lambda e: isinstance(e, _StoppedError)):
-            raise error
+    def _stored(self, manifest: Manifest) -> dict[int, list[ShardRecord]]:
+        """What an earlier run completed, by unit."""
+        by_key: dict[str, list[ShardRecord]] = {}
+        for shard in manifest.shards:
+            by_key.setdefault(shard.key, []).append(shard)
+        found = {}
+        for task in self._tasks:
+            shards = by_key.get(task.unit.key, [])
+            named = [shard for shard in shards if shard.name.startswith(f"partition_{task.unit.index:04d}")]
+            if named and len(named) == len(shards) and all(is_whole(task, shard) for shard in named):
+                found[task.unit.index] = named
+        return found
+
+    def make(self, units: Sequence[Unit], how: _How) -> None:
+        """Make those of the units that are not there yet."""
+        wanted = {unit.index for unit in units}
+        tasks = [task for task in self._tasks if task.unit.index in wanted]
+        self._expected = sum(task.unit.frames for task in tasks)
+        todo = [task for task in tasks if self._finished(task) is None]
+        self._advance(self._expected - sum(task.unit.frames for task in todo))
+        if todo:
+            for _ in self._start(todo, how):
+                pass
         self._expected = self._done
-        self._count(0)
+        self._advance(0)
+
+    def _start(self, tasks: list[Task], how: _How) -> Iterator[Made]:
+        if how.dask is not None:
+            return run_dask(how.dask, tasks, self._advance)
+        workers = min(how.workers, len(tasks))
+        threads = max(1, math.ceil(how.cores / workers))
+        tasks = [replace(task, threads=threads) for task in tasks]
+        return run_here(tasks, self._advance) if workers == 1 else run_processes(tasks, workers, self._advance)
+
+    def _advance(self, frames: int) -> None:
+        self._done += frames
+        if self._progress is not None:
+            self._progress("frames", self._done, max(self._expected, self._done))
+
+    def _finished(self, task: Task) -> list[ShardRecord] | None:
+        if task.unit.index in self._before:
+            return self._before[task.unit.index]
+        journal = Journal(task)
+        return journal.shards if journal.done else None
+
+    def complete(self, write_cuts_to: Path | None) -> None:
+        """If all units are there: the manifest of all, and nothing else left in the folder."""
+        finished = [self._finished(task) for task in self._tasks]
+        other = Manifest.load(self._out)
+        keys = [task.unit.key for task in self._tasks]
+        if other is not None and other.complete and list(dict.fromkeys(s.key for s in other.shards)) == keys:
+            # Another job of the array has come to the end in the meantime, with what this one made.
+            self._manifest.shards, self._manifest.complete = other.shards, True
+            self._manifest.unusable, self._manifest.cuts_file = other.unusable, other.cuts_file
+            return
+        if any(shards is None for shards in finished):
+            self._manifest.shards = [shard for shards in finished if shards is not None for shard in shards]
+            return
+        manifest = self._manifest
+        manifest.shards = [shard for shards in finished if shards is not None for shard in shards]
+        manifest.complete = True
         with writing(self._out):
-            for folder in self._folders:
-                _remove_shards(folder, keep=[shard_name(shard.index) for shard in self._shards])
-        self._manifest.complete = True
-        self._manifest.save(self._out)
-
-    def _leave(self) -> None:
-        self._stop.set()
-        with self._lock:
-            for frames in self._open:
-                frames.kill()
-
-    def _is_kept(self, shard: _Shard, before: Mapping[str, ShardRecord]) -> bool:
-        record = before.get(shard_name(shard.index))
-        if record is None or record.key != shard.key:
-            return False
-        files = [folder / record.name for folder in self._folders]
-        return all(f.is_file() and f.stat().st_size == record.bytes.get(f.parent.name) for f in files)
-
-    def _note(self, finished: Mapping[int, ShardRecord]) -> None:
-        self._manifest.shards = [finished[index] for index in sorted(finished)]
-        self._manifest.save(self._out)
-
-    def _count(self, frames: int) -> None:
-        with self._lock:
-            self._done += frames
-            if self._progress is not None:
-                self._progress("frames", self._done, max(self._expected, self._done))
-
-    def _make(self, shard: _Shard, finished: dict[int, ShardRecord]) -> None:
-        if self._stop.is_set():
-            raise _StoppedError
-        name = shard_name(shard.index)
-        with contextlib.ExitStack() as stack:
-            writers = [stack.enter_context(ShardWriter(folder / name)) for folder in self._folders]
-            sources = tuple(self._convert(job, writers) for job in shard.jobs)
-            sizes = {writer.path.parent.name: writer.finish() for writer in writers}
-            for writer in writers:
-                writer.commit()
-        with self._lock:
-            finished[shard.index] = ShardRecord(name, shard.key, sizes, sources)
-            self._note(finished)
-
-    def _convert(self, job: _Job, writers: Sequence[ShardWriter]) -> SourceRecord:
-        settings, source = self._settings, job.source
-        clips: list[_Clip] = []
-        damage = None
-        try:
-            with read_frames(
-                source.path,
-                [settings.lr, settings.hr],
-                fps=settings.fps,
-                spans=job.spans or None,
-                threads=self._threads,
-            ) as frames:
-                for span, pictures in self._watched(frames):
-                    if not clips or clips[-1].span != span:
-                        name = f"{source.clip}~{span:03d}" if job.several else source.clip
-                        clips.append(_Clip(name, span, settings.min_frames, writers))
-                    clips[-1].add([encode_jpeg(picture) for picture in pictures])
-                damage = frames.damage
-        except MediaError as error:
-            if not clips:
-                return SourceRecord(str(source.relative), skipped=without_path(error, source.path))
-            damage = without_path(error, source.path)
-        return _record(job, settings, clips, damage)
-
-    def _watched(self, frames: FrameReader) -> Iterator[tuple[int, tuple[Any, ...]]]:
-        number = 0
-        with self._lock:
-            self._open.add(frames)
-        try:
-            for number, pictures in enumerate(frames, start=1):
-                if self._stop.is_set():
-                    break
-                yield frames.span, pictures
-                if number % 30 == 0:
-                    self._count(30)
-            self._count(number % 30)
-        finally:
-            with self._lock:
-                self._open.discard(frames)
-            if self._stop.is_set():
-                raise _StoppedError
-
-
-class _Clip:
-    """Frames on their way into the shards; the first ones wait until the clip is long enough."""
-
-    def __init__(self, name: str, span: int, min_frames: int, writers: Sequence[ShardWriter]) -> None:
-        self.name, self.span, self.frames = name, span, 0
-        self._min_frames, self._writers = min_frames, writers
-        self._waiting: list[list[bytes]] = []
-
-    def add(self, jpegs: list[bytes]) -> None:
-        self.frames += 1
-        self._waiting.append(jpegs)
-        if self.frames >= self._min_frames:
-            for waiting in self._waiting:
-                for writer, jpeg in zip(self._writers, waiting, strict=True):
-                    writer.add(self.name, jpeg)
-            self._waiting = []
-
-
-def _record(job: _Job, settings: _Settings, clips: Sequence[_Clip], damage: str | None) -> SourceRecord:
-    least, notes = settings.min_frames, []
-    kept = tuple(ClipRecord(clip.name, clip.frames) for clip in clips if clip.frames >= least)
-    short = [clip.frames for clip in clips if clip.frames < least]
-    if damage is not None:
-        seconds = sum(clip.frames for clip in clips) / settings.fps
-        notes.append(f"{damage}; {seconds:.1f} s of it could be used")
-    if job.several and len(clips) < len(job.spans):
-        notes.append(f"{len(job.spans) - len(clips)} of its {len(job.spans)} cuts lie beyond its end")
-    part = _part_used(job.source.info, settings.hr)
-    if part.height < settings.hr.height:
-        notes.append(f"its {part} pixels are enlarged to {settings.hr}")
-    if kept and short:
-        notes.append(f"{len(short)} of its cuts are left out, with fewer than {least} frames")
-    reason = None
-    if not kept:
-        longest = max(short, default=0)
-        reason = f"gives {longest} frame{'s' * (longest != 1)}, fewer than {least} (the least that is asked for)"
-    return SourceRecord(str(job.source.relative), kept, reason, damage is not None, tuple(notes))
+            for folder in folders(self._out, self._settings):
+                _remove_shards(folder, keep=[shard.name for shard in manifest.shards])
+        if write_cuts_to is not None:
+            write_cuts(write_cuts_to, manifest)
+            manifest.cuts_file = hashlib.sha256(write_cuts_to.read_bytes()).hexdigest()
+        manifest.save(self._out)
+        shutil.rmtree(self._out / WORK, ignore_errors=True)

@@ -15,20 +15,31 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import ffmpeg
 import numpy as np
 from numpy.typing import NDArray
 
-from lvgan.data.filters import Span, count, emitted, frame_numbers, picture_filters, time_filters
-from lvgan.data.info import VideoInfo, parse_info, plain
-from lvgan.data.program import FILE, Process, command_line
+from lvgan.data.filters import (
+    Region,
+    Span,
+    count,
+    emitted,
+    fits_zscale,
+    frame_numbers,
+    picture_filters,
+    scales_as_stored,
+    time_filters,
+)
+from lvgan.data.info import LARGEST_PICTURE, VideoInfo, parse_info, plain
+from lvgan.data.program import FILE, Process, command_line, has_filter
 from lvgan.errors import MediaError
 from lvgan.sizes import Size
 
 Frame = NDArray[np.uint8]  # [H, W, 3]
 
+_SHORT = 60.0  # seconds; longer videos are sampled by seeking
 STALL_SECONDS = 120.0  # a decoder that has given nothing for so long is stopped
 
 # Demuxers that read what is in the file itself. Left out: hls, dash, concat, image2 and the like,
@@ -69,15 +80,23 @@ def measure_duration(path: str | os.PathLike[str]) -> float:
         MediaError: it cannot be found out.
     """
     source = Path(path)
-    stream = ffmpeg.input(FILE, **_SAFE_INPUT)["V"].output("-", format="null", c="copy")
-    command = command_line(stream, source)
-    command[command.index("error")] = "info"
-    said = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL).stderr
-    times = re.findall(r"time=(\d+):(\d\d):(\d\d(?:\.\d+)?)", said.decode("utf-8", "replace"))
-    if not times:
+    # Its reports of progress come to the pipe, so that a reader that hangs is seen.
+    stream = ffmpeg.input(FILE, **_SAFE_INPUT)["V"].output("-", format="null", c="copy").global_args("-progress", "-")
+    process, said = Process(command_line(stream, source)), b""
+    try:
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            while selector.select(STALL_SECONDS):
+                news = process.stdout.read(1 << 16)
+                if not news:
+                    break
+                said = (said + news)[-4096:]
+    finally:
+        process.end(kill=True)
+    times = re.findall(rb"^out_time_us=(\d+)$", said, flags=re.MULTILINE)
+    if not times or b"progress=end" not in said:
         raise MediaError(f"{source} does not say how long it is, and its length could not be measured")
-    hours, minutes, seconds = times[-1]
-    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    return int(times[-1]) / 1e6
 
 
 def _check_readable(path: Path) -> None:
@@ -108,6 +127,7 @@ def read_frames(
     end: float | None = None,
     spans: Sequence[Span] | None = None,
     crop: bool = True,
+    region: Region | None = None,
     threads: int = 0,
     stall: float = STALL_SECONDS,
 ) -> FrameReader:
@@ -124,6 +144,7 @@ def read_frames(
         start, end: seconds from the start of the file, `end` not included.
         spans: several such intervals instead, ascending and apart (needs `fps`).
         crop: False stretches the whole picture instead.
+        region: the part of the picture that counts, in pixels as displayed (width, height, x, y).
         threads: of the decoder; 0 lets it choose.
         stall: seconds without a frame after which the decoder is stopped.
 
@@ -140,18 +161,65 @@ def read_frames(
         raise ValueError("spans need a constant frame rate: give fps")
     targets = list(sizes) if sizes is not None else [Size(info.height, info.width)]
     numbers = frame_numbers(spans, fps) if fps is not None else []
-    stream = ffmpeg.input(FILE, threads=threads, **_SAFE_INPUT)["V"]
-    stream = time_filters(stream, fps, numbers, spans)
-    stream = picture_filters(stream, targets, crop)
+    stored = _as_stored(region, info) if region is not None else None
+    direct = sizes is not None and crop and info.pixel_aspect == 1
+    turned, picture = info.rotation % 180 != 0, Size(info.height, info.width)
+    direct = direct and scales_as_stored(info.pix_fmt, turned, picture, targets, stored)
+    stream = ffmpeg.input(FILE, threads=threads, max_pixels=LARGEST_PICTURE, **_SAFE_INPUT)["V"]
+    interlaced = info.interlaced and info.rotation % 180 == 0  # turned fields stand side by side
+    stream = time_filters(stream, fps, numbers, spans, interlaced=interlaced)
+    zscale = direct and fits_zscale(info.pix_fmt) and has_filter("zscale")
+    stream = picture_filters(stream, targets, crop, region=stored, direct=direct, zscale=zscale)
     # passthrough: the graph has made the rate constant; nothing may be repeated or dropped after it.
     options: dict[str, Any] = {"format": "rawvideo", "pix_fmt": "rgb24", "fps_mode": "passthrough"}
     limit = count(numbers)
     if limit is not None:
         options["frames:v"] = max(limit, 1)
     command = command_line(stream.output("pipe:1", **options), Path(path))
+    if threads:
+        command[1:1] = ["-filter_complex_threads", str(threads)]
     plan = emitted(numbers) if numbers else ((n, 0) for n in itertools.count())
     expected = info.duration if not spans else None
     return FrameReader(Path(path), info, command, targets, plan, fps, expected, stall)
+
+
+def _as_stored(region: Region, info: VideoInfo) -> Region:
+    """A part of the displayed picture in stored pixels."""
+    width = max(1, round(region.width / info.pixel_aspect))
+    return Region(width, region.height, round(region.x / info.pixel_aspect), region.y)
+
+
+def sample_frames(path: Path, info: VideoInfo, count: int = 12, *, every: bool = False) -> list[Frame]:
+    """A few pictures spread over a video, as displayed: uint8 [H, W, 3]. What cannot be decoded is left out.
+
+    Short videos give what keyframes they have, at most about `count`; with `every`, all their frames are
+    looked at, which takes as long as decoding them.
+    """
+    native = Size(info.height, info.width)
+    length = info.duration
+    starts: list[float | None] = [None]
+    if length is not None and length > _SHORT:
+        starts = [length * (i + 0.5) / count for i in range(count)]
+    found: list[Frame] = []
+    for start in starts:
+        options = {} if every and start is None else {"skip_frame": "nokey"}
+        if start is not None:
+            options |= {"ss": f"{start:.3f}", "noaccurate_seek": None}  # type: ignore[dict-item]
+        stream = ffmpeg.input(FILE, threads=1, max_pixels=LARGEST_PICTURE, **options, **_SAFE_INPUT)["V"]
+        apart = (length or 3600.0) / count
+        stream = stream.filter("select", f"isnan(prev_selected_t)+gte(t-prev_selected_t,{apart:.6f})")
+        stream = picture_filters(stream, [native], crop=False)
+        limit = count if start is None else 1
+        command = command_line(
+            stream.output("pipe:1", format="rawvideo", fps_mode="passthrough", **{"frames:v": limit}), path
+        )
+        plan = ((n, 0) for n in itertools.count())
+        with FrameReader(path, info, command, [native], plan, None, None, STALL_SECONDS) as frames:
+            try:
+                found += [frame for (frame,) in frames]
+            except MediaError:
+                continue
+    return found
 
 
 class FrameReader:
@@ -161,6 +229,7 @@ class FrameReader:
         info: what :func:`probe` found.
         number: of the last frame, counted at the constant rate from the start of the file.
         span: index of the interval that the last frame belongs to.
+        breaks: how often something was left out so far: always 0 for a video (see `PictureReader`).
         damage: once exhausted: None, or what ffmpeg complained of. A file that breaks off gives its
             frames up to the break, then this.
     """
@@ -177,11 +246,12 @@ class FrameReader:
         stall: float,
     ) -> None:
         self.path, self.info, self.damage = path, info, None
-        self.number, self.span = -1, 0
+        self.number, self.span, self.breaks = -1, 0, 0
         self._sizes, self._plan, self._fps, self._expected, self._stall = sizes, plan, fps, expected, stall
         self._shape = (sum(s.height for s in sizes), max(s.width for s in sizes), 3)
-        self._frames = 0
+        self._frames, self._most = 0, _most_frames(path)
         self._process: Process | None = Process(command)
+        _widen(self._process.stdout)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._process.stdout, selectors.EVENT_READ)
 
@@ -203,6 +273,9 @@ class FrameReader:
 
     def _read(self) -> Frame | None:
         assert self._process is not None
+        if self._frames >= self._most:
+            self._end("its time stamps would make frames without end", kill=True)
+            return None
         picture = np.empty(self._shape, np.uint8)
         view, filled = memoryview(picture.data).cast("B"), 0
         while filled < len(view):
@@ -264,6 +337,24 @@ class FrameReader:
     def __del__(self) -> None:
         if getattr(self, "_process", None) is not None:
             self.close()
+
+
+def _most_frames(path: Path) -> int:
+    """Honest footage takes more than a byte a frame; a few damaged time stamps can ask for millions of frames."""
+    try:
+        return max(100_000, path.stat().st_size)
+    except OSError:
+        return 100_000
+
+
+def _widen(pipe: BinaryIO) -> None:
+    """Room for whole frames in the pipe, where the system lets us: fewer turns between us and ffmpeg."""
+    try:
+        import fcntl
+
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 1 << 20)
+    except (ImportError, AttributeError, OSError):
+        pass
 
 
 def _what_broke(said: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lvgan.data import convert
 from lvgan.data import prepare as module
 from lvgan.data.dataset import ClipDataset
 from lvgan.data.manifest import Manifest
@@ -39,7 +40,7 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 def run(raw: Path, out: Path, **options: object) -> Manifest:
-    return prepare(raw, out, lr=LOW, hr=HIGH, **options)  # type: ignore[arg-type]
+    return prepare(raw, out, lr=LOW, hr=HIGH, **{"workers": 1} | options)  # type: ignore[arg-type]
 
 
 def frames_of(out: Path, size: Size, clip: str) -> np.ndarray:
@@ -111,7 +112,7 @@ def test_what_is_used_and_what_is_not(prepared: Path) -> None:
         "empty.mp4": "is empty (0 bytes)",
         "later.mp4.part": "is an unfinished download",
         "link.mp4": "is not a file (a broken link",
-        "pictures/": "holds 1 picture, which are not read",
+        "pictures": "is 8x8, smaller than the low resolution 16x16",
     }
     assert reasons.keys() == expected.keys()
     for path, words in expected.items():
@@ -143,11 +144,11 @@ def test_pictures_are_those_of_the_video(footage: Path, prepared: Path) -> None:
 def test_bytes_depend_on_nothing_else(
     footage: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(footage, tmp_path / "again", workers=1)
+    run(footage, tmp_path / "again", workers=2)
     assert tree(tmp_path / "again") == tree(prepared)
     before = {p: p.stat().st_mtime_ns for p in prepared.rglob("*.zip")}
     expected = tree(prepared)
-    monkeypatch.setattr(module, "read_frames", None)  # a second run decodes nothing
+    monkeypatch.setattr(convert, "read_frames", None)  # a second run decodes nothing
     run(footage, prepared)
     assert tree(prepared) == expected
     assert {p: p.stat().st_mtime_ns for p in prepared.rglob("*.zip")} == before
@@ -193,7 +194,10 @@ def test_only_what_changed_is_made_again(tmp_path: Path, monkeypatch: pytest.Mon
     run(raw, out)
     after = tree(out)
     changed = {name for name in after if after[name] != before.get(name)}
-    assert changed == {f"{s.folder()}/partition_000{i}.zip" for s in (LOW, HIGH) for i in (1, 3)} | {"manifest.json"}
+    assert changed == {f"{s.folder()}/partition_000{i}.zip" for s in (LOW, HIGH) for i in (1, 3)} | {
+        "manifest.json",
+        "cuts.yaml",
+    }
     (raw / "d.mp4").unlink()
     (raw / "c.mp4").unlink()
     manifest = run(raw, out)
@@ -208,7 +212,7 @@ def test_other_settings_need_a_word(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"made with fps 30\.0 \(now 15\.0\); .*--overwrite"):
         run(raw, out, fps=15)
     prepare(raw, out, lr=LOW, hr=Size(48, 48), fps=15, overwrite=True)
-    assert sorted(os.listdir(out)) == ["0016x0016", "0048x0048", "manifest.json"]
+    assert sorted(os.listdir(out)) == [".lock", "0016x0016", "0048x0048", "cuts.yaml", "manifest.json"]
     assert len(frames_of(out, LOW, "a")) == 12
     (out / "manifest.json").unlink()
     with pytest.raises(DataError, match=r"without a manifest\.json of lvgan"):
@@ -250,8 +254,8 @@ def test_one_decode_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     make_video(tmp_path / "raw" / "a.mp4", frames=24)
     make_video(tmp_path / "raw" / "b.mp4", frames=24)
     calls: list[Path] = []
-    original = module.read_frames
-    monkeypatch.setattr(module, "read_frames", lambda path, *a, **k: calls.append(path) or original(path, *a, **k))  # type: ignore[func-returns-value]
+    original = convert.read_frames
+    monkeypatch.setattr(convert, "read_frames", lambda path, *a, **k: calls.append(path) or original(path, *a, **k))  # type: ignore[func-returns-value]
     run(tmp_path / "raw", tmp_path / "out")
     assert sorted(p.name for p in calls) == ["a.mp4", "b.mp4"]  # test_video: one process each
 
