@@ -30,6 +30,10 @@ def _at_least(default: Any, low: float, high: float | None = None, choices: Sequ
     return field(default=default, metadata={"min": low, "max": high, "choices": choices})
 
 
+def _one_of(default: str, *others: str) -> Any:
+    return field(default=default, metadata={"choices": (default, *others)})
+
+
 # --- low resolution -------------------------------------------------------------------------------
 
 
@@ -43,6 +47,9 @@ class LrData:
     channels: int = _at_least(3, 1, 4)
     frames: int = _at_least(128, 8, 4096)
     flip: bool = True
+    sampling: str = _one_of("video", "frame")
+    stride: int = _at_least(1, 1, 1000)  # use every n-th frame
+    cache: str = _one_of("auto", "memory", "off")  # decoded low-resolution frames (lvgan.data.cache)
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,9 @@ class SrData:
     frames: int = _at_least(4, 1, 64)
     context: int = _at_least(4, 0, 32)
     flip: bool = True
+    sampling: str = _one_of("video", "frame")
+    stride: int = _at_least(1, 1, 1000)  # use every n-th frame
+    cache: str = _one_of("auto", "memory", "off")  # decoded low-resolution frames (lvgan.data.cache)
 
 
 @dataclass(frozen=True)
@@ -202,7 +212,14 @@ STAGES: dict[str, type[LrConfig] | type[SrConfig]] = {"lr": LrConfig, "sr": SrCo
 
 # Settings that a run may change when it goes on: they do not touch what has been learnt.
 FREE_KEYS = frozenset(
-    f"training.{name}" for name in ("steps", "micro_batch", "log_every", "sample_every", "checkpoint_every")
+    (
+        "data.cache",
+        "training.steps",
+        "training.micro_batch",
+        "training.log_every",
+        "training.sample_every",
+        "training.checkpoint_every",
+    )
 )
 
 _T = TypeVar("_T")

@@ -32,7 +32,7 @@ def test_commands_and_options_exist(path: Path) -> None:
     used = re.findall(r"^(?:pip .*&& )?lvgan ([a-z][a-z-]*)(.*?)(?:#.*|&& .*)?$", path.read_text(), re.MULTILINE)
     assert used
     for command, rest in used:
-        names = [command, *re.findall(r"^ (color-sim|networks)", rest)]
+        names = [command, *re.findall(r"^ (color-sim|networks|info|verify|resize|data)\b", rest)]
         text = CliRunner().invoke(app, [*names, "--help"]).output
         for option in re.findall(r"(?<= )--?[a-z][a-z-]*", rest):
             assert re.search(rf"(^|[\s,/]){re.escape(option)}\b", text), f"lvgan {command} has no {option}"

@@ -137,6 +137,40 @@ def ops(
     write(rows, json_file)
 
 
+@bench_app.command("data")
+def data(
+    json_file: JsonFile = None,
+    footage: Annotated[
+        Path | None, typer.Option(help="Where the footage is kept for another time.", show_default="thrown away")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes.", show_default="CPU cores")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Seconds instead of minutes; the figures mean little.")
+    ] = False,
+) -> None:
+    """What `prepare` and the loader save, on 8 clips of 20 s, 1280x720, 30 fps, H.264.
+
+    `prepare`, to 256x256 and 64x64, is compared with a script that decodes once for each resolution, and crops,
+    scales and encodes each frame with Pillow, in as many processes. `lr windows`, 128 frames each, with decoding
+    their frames with Pillow from the zip. `sr items`, 4 + 8 low and 4 high frames, with decoding all 12 of both
+    with Pillow. The last two in one process. Rates are frames per second; of `sr items`, 12 an item.
+    """
+    import tempfile
+
+    from lvgan.cli import bench_data
+    from lvgan.data.cache import processors
+
+    def show(r: dict[str, Any]) -> None:
+        ours, plain = r["frames_per_second"], r["plain_frames_per_second"]
+        typer.echo(f"{r['name']:<12} {r['ratio']:7.2f} x   {ours:9.0f} frames/s against {plain:9.0f}")
+
+    scale = bench_data.QUICK if quick else bench_data.Scale()
+    with tempfile.TemporaryDirectory(prefix="lvgan-bench-") as folder:
+        work = Path(folder)
+        rows = bench_data.run(scale, footage or work / "raw", work, workers or processors(), show, typer.echo)
+    write(rows, json_file)
+
+
 @bench_app.command("cuts")
 def cuts(
     json_file: JsonFile = None,

@@ -21,6 +21,12 @@ MicroBatch = Annotated[int | None, typer.Option(help="training.micro_batch: clip
 Seed = Annotated[int | None, typer.Option(help="training.seed.")]
 Low = Annotated[str | None, typer.Option("--lr", metavar="HxW", help="data.lr.", show_default="what the data holds")]
 High = Annotated[str | None, typer.Option("--hr", metavar="HxW", help="data.hr.", show_default="what the data holds")]
+Sampling = Annotated[
+    str | None,
+    typer.Option(
+        metavar="video|frame", help="data.sampling: every clip counts the same, or every frame.", show_default="video"
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
 
@@ -37,6 +43,7 @@ def train_lr(
     seed: Seed = None,
     lr: Low = None,
     hr: High = None,
+    sampling: Sampling = None,
     device: Device = "auto",
 ) -> None:
     """Train the low-resolution network.
@@ -44,7 +51,7 @@ def train_lr(
     It learns what happens, over how long, from whole clips of small frames.
     The same command goes on where it stopped.
     """
-    flags = _flags(steps=steps, batch=batch, micro_batch=micro_batch, seed=seed, lr=lr, hr=hr)
+    flags = _flags(steps=steps, batch=batch, micro_batch=micro_batch, seed=seed, lr=lr, hr=hr, sampling=sampling)
     _train("lr", data, run, new, preset, config, set_ or [], flags, device)
 
 
@@ -61,6 +68,7 @@ def train_sr(
     seed: Seed = None,
     lr: Low = None,
     hr: High = None,
+    sampling: Sampling = None,
     device: Device = "auto",
 ) -> None:
     """Train the super-resolution network.
@@ -68,12 +76,13 @@ def train_sr(
     It learns what the world looks like close up, from a few frames at a time.
     The same command goes on where it stopped.
     """
-    flags = _flags(steps=steps, batch=batch, micro_batch=micro_batch, seed=seed, lr=lr, hr=hr)
+    flags = _flags(steps=steps, batch=batch, micro_batch=micro_batch, seed=seed, lr=lr, hr=hr, sampling=sampling)
     _train("sr", data, run, new, preset, config, set_ or [], flags, device)
 
 
-def _flags(lr: str | None, hr: str | None, **training: int | None) -> dict[str, Any]:
-    flags: dict[str, dict[str, Any]] = {"data": {"lr": lr, "hr": hr}, "training": dict(training)}
+def _flags(lr: str | None, hr: str | None, sampling: str | None, **training: int | None) -> dict[str, Any]:
+    data = {"lr": lr, "hr": hr, "sampling": sampling}
+    flags: dict[str, dict[str, Any]] = {"data": data, "training": dict(training)}
     return {part: {k: v for k, v in values.items() if v is not None} for part, values in flags.items()}
 
 

@@ -2,5 +2,6 @@
 
 :mod:`~lvgan.data.video` (ffmpeg), :mod:`~lvgan.data.cuts` (lists of intervals),
 :mod:`~lvgan.data.shards` (the stored format), :mod:`~lvgan.data.prepare` (footage to shards),
-:mod:`~lvgan.data.dataset` (shards to training clips).
+:mod:`~lvgan.data.dataset` (shards to clips), :mod:`~lvgan.data.cache` (their frames decoded once),
+:mod:`~lvgan.data.windows` (training clips for a data loader).
 """

@@ -1,21 +1,17 @@
-"""Shards to training clips: random windows of frames, and batches that are a function of the step."""
+"""A set of shards as clips: which there are, at which sizes, and their frames."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
 
+from lvgan.data.cache import FrameCache, open_cache
 from lvgan.data.manifest import FILE_NAME, Manifest
 from lvgan.data.shards import ShardFolder, find_resolutions
 from lvgan.errors import ConfigError, DataError
@@ -34,7 +30,8 @@ class Clip(NamedTuple):
 class ClipDataset:
     """The clips of a set of shards, made by ``lvgan prepare`` or published in the same layout.
 
-    Reading is safe from any number of threads; the object can be pickled.
+    Reading is safe from any number of threads; the object can be pickled (a copy of one that keeps decoded
+    frames in memory decodes again). :class:`lvgan.data.windows.Windows` makes training clips of it.
 
     Args:
         root: the folder that holds resolution folders such as ``0064x0064``.
@@ -66,6 +63,7 @@ class ClipDataset:
         self.root, self.min_frames, self.channels = Path(root), min_frames, channels
         self.lr, self.hr = choose_sizes(self.root, lr, hr)
         folders = find_resolutions(self.root)
+        self._cache: FrameCache | None = None
         self._folders = {"lr": ShardFolder(folders[self.lr], self.lr)}
         if self.hr is not None:
             self._folders["hr"] = ShardFolder(folders[self.hr], self.hr)
@@ -95,8 +93,25 @@ class ClipDataset:
         lines = "".join(f"{clip.name}\t{clip.frames}\n" for clip in self.clips)
         return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
-    def read(self, clip: str, start: int, count: int, which: str = "lr") -> Frames:
-        """Frames of a clip: uint8 [T, H, W, C]; `which` is ``lr`` or ``hr``. Decodes these frames only.
+    def open_cache(
+        self, mode: str = "auto", *, progress: bool = False, say: Callable[[str], None] | None = None
+    ) -> None:
+        """Read the low resolution from decoded frames; they are made now if need be.
+
+        See :func:`lvgan.data.cache.open_cache` for the arguments.
+        """
+        self._cache = open_cache(self._folders["lr"], mode, channels=self.channels, progress=progress, say=say)
+
+    @property
+    def cached(self) -> bool:
+        """Whether the low resolution is read from decoded frames."""
+        return self._cache is not None
+
+    def read(self, clip: str, start: int, count: int, which: str = "lr", stride: int = 1) -> Frames:
+        """`count` frames of a clip from `start` on, every `stride`-th: uint8 [T, H, W, C].
+
+        `which` is ``lr`` or ``hr``. Reads and decodes these frames only. The caller may write into the
+        array; its axes may lie in another order in memory.
 
         Raises:
             DataError: the set has no high resolution, or the shard is damaged.
@@ -104,46 +119,17 @@ class ClipDataset:
         """
         if which == "hr" and self.hr is None:
             raise DataError(f"{self.root} holds {self.lr} only; prepare a high resolution too, or name it")
-        return self._folders[which].read(clip, start, count, self.channels)
+        folder = self._folders[which]
+        if which == "hr" or self._cache is None:
+            return folder.read(clip, start, count, self.channels, stride)
+        folder.check_range(clip, start, count, stride)
+        planes = self._cache.read(clip, start, count, stride).transpose(1, 0, 2, 3)
+        return np.ascontiguousarray(planes).transpose(1, 2, 3, 0)  # copied as [C, T, H, W]: what batches hold
 
-    def lr_window(self, rng: np.random.Generator, frames: int, *, flip: bool = False) -> Frames:
-        """A random stretch of a random clip, at the low resolution: uint8 [T, H, W, C].
-
-        With `flip`, every other one is mirrored, chosen at random.
-
-        Raises:
-            DataError: no clip has so many frames.
-        """
-        clip, start, mirrored = self._draw(rng, frames, flip)
-        return _mirror(self.read(clip, start, frames, "lr"), mirrored)
-
-    def sr_window(
-        self, rng: np.random.Generator, frames: int, context: int, *, flip: bool = False
-    ) -> tuple[Frames, Frames]:
-        """A random stretch of a random clip at both resolutions, mirrored together or not at all.
-
-        Returns:
-            low resolution [T + 2 context, h, w, C] and high resolution [T, H, W, C], uint8: the high one
-            shows the same moments as the low one without its `context` first and last frames.
-        """
-        clip, start, mirrored = self._draw(rng, frames + 2 * context, flip)
-        low = self.read(clip, start, frames + 2 * context, "lr")
-        high = self.read(clip, start + context, frames, "hr")
-        return _mirror(low, mirrored), _mirror(high, mirrored)
-
-    def _draw(self, rng: np.random.Generator, frames: int, flip: bool) -> tuple[str, int, bool]:
-        # Every clip counts the same, however long it is (spec 2-training).
-        fits = self.clips if frames <= self.min_frames else [c for c in self.clips if c.frames >= frames]
-        if not fits:
-            longest = max(clip.frames for clip in self.clips)
-            raise DataError(f"no clip in {self.root} has {frames} frames, the longest has {longest}; use fewer")
-        clip = fits[int(rng.integers(len(fits)))]
-        start = int(rng.integers(clip.frames - frames + 1))
-        return clip.name, start, bool(flip and rng.random() < 0.5)
-
-
-def _mirror(frames: Frames, mirrored: bool) -> Frames:
-    return np.ascontiguousarray(frames[:, :, ::-1]) if mirrored else frames
+    def __getstate__(self) -> dict[str, Any]:
+        # Decoded frames in memory stay in their process: a copy for every worker could fill the machine.
+        kept = self._cache if self._cache is not None and self._cache.path is not None else None
+        return {**self.__dict__, "_cache": kept}
 
 
 def choose_sizes(root: Path, lr: Size | None = None, hr: Size | None = None) -> tuple[Size, Size | None]:
@@ -189,127 +175,3 @@ def _check_same(low: ShardFolder, high: ShardFolder) -> None:
                 f"clip {name!r} has {counts[0]} frames in {low.folder} and {counts[1]} in {high.folder}; "
                 "the two do not belong together: prepare or download them again"
             )
-
-
-# --- batches --------------------------------------------------------------------------------------
-
-Sample = Callable[[np.random.Generator], "Frames | tuple[Frames, ...]"]
-
-
-class Batches:
-    """Batches for training steps, loaded ahead by threads.
-
-    ``get(step)`` is a pure function of (`seed`, `rank`, `step`): resuming needs no state. Asking for
-    the steps in order is fast; any other order gives the same batches.
-
-    Args:
-        sample: draws one window, or a tuple of them, from a generator, such as
-            ``lambda rng: data.sr_window(rng, 4, 4)``.
-        batch: windows a batch.
-        seed, rank: of the run and of this process.
-        threads: windows loaded at a time.
-        ahead: steps loaded ahead.
-    """
-
-    def __init__(
-        self, sample: Sample, batch: int, *, seed: int = 0, rank: int = 0, threads: int = 4, ahead: int = 2
-    ) -> None:
-        self._sample, self._batch, self._seed, self._rank, self._ahead = sample, batch, seed, rank, ahead
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="clips")
-        self._waiting: dict[int, list[Future[Any]]] = {}
-
-    def get(self, step: int) -> tuple[Tensor, ...]:
-        """The batch of a step: uint8 [N, C, T, H, W] for each window of a sample.
-
-        Raises:
-            DataError: a damaged shard.
-        """
-        wanted = range(step, step + self._ahead + 1)
-        for other in [s for s in self._waiting if s not in wanted]:
-            for future in self._waiting.pop(other):
-                future.cancel()
-        for s in wanted:
-            if s not in self._waiting:
-                self._waiting[s] = [self._pool.submit(self._draw, s, i) for i in range(self._batch)]
-        samples = [future.result() for future in self._waiting.pop(step)]
-        return tuple(_collate(windows) for windows in zip(*samples, strict=True))
-
-    def first(self, count: int) -> tuple[Tensor, ...]:
-        """`count` windows, the same whenever this is called, for previews."""
-        samples = list(self._pool.map(lambda index: self._draw(0, index), range(count)))
-        return tuple(_collate(windows) for windows in zip(*samples, strict=True))
-
-    def _draw(self, step: int, index: int) -> tuple[Frames, ...]:
-        windows = self._sample(np.random.default_rng([self._seed, self._rank, step, index]))
-        return windows if isinstance(windows, tuple) else (windows,)
-
-    def close(self) -> None:
-        """Stop loading."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        self._waiting.clear()
-
-    def __enter__(self) -> Batches:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def lr_batches(
-    data: ClipDataset, *, batch: int, frames: int, seed: int, flip: bool, rank: int = 0, threads: int = 4
-) -> Batches:
-    """Batches of ``(clips [N, C, T, H, W],)``."""
-    return Batches(lambda rng: data.lr_window(rng, frames, flip=flip), batch, seed=seed, rank=rank, threads=threads)
-
-
-def sr_batches(
-    data: ClipDataset,
-    *,
-    batch: int,
-    frames: int,
-    context: int,
-    seed: int,
-    flip: bool,
-    rank: int = 0,
-    threads: int = 4,
-) -> Batches:
-    """Batches of ``(low [N, C, T + 2 context, h, w], high [N, C, T, H, W])``."""
-    return Batches(
-        lambda rng: data.sr_window(rng, frames, context, flip=flip),
-        batch,
-        seed=seed,
-        rank=rank,
-        threads=threads,
-    )
-
-
-def _collate(windows: tuple[Frames, ...]) -> Tensor:
-    frames, height, width, channels = windows[0].shape
-    batch = torch.empty((len(windows), channels, frames, height, width), dtype=torch.uint8)
-    for slot, window in zip(batch, windows, strict=True):
-        slot.copy_(torch.from_numpy(window).permute(3, 0, 1, 2))
-    return batch
-
-
-# --- pictures -------------------------------------------------------------------------------------
-
-
-def crop_resize(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
-    """Crop the centre to the aspect ratio of `size` and scale it with antialiasing (Lanczos).
-
-    Args:
-        image: uint8 [H, W, 3].
-        size: of the result.
-
-    Returns:
-        uint8 [height, width, 3].
-    """
-    height, width = image.shape[:2]
-    ideal_w = min(width, height * size.width / size.height)
-    ideal_h = min(height, width * size.height / size.width)
-    left, top = int((width - ideal_w) / 2 + 1e-6), int((height - ideal_h) / 2 + 1e-6)
-    box = (left, top, left + max(1, int(ideal_w + 0.5)), top + max(1, int(ideal_h + 0.5)))
-    picture = Image.fromarray(image).crop(box)
-    return np.asarray(picture.resize((size.width, size.height), Image.Resampling.LANCZOS))

@@ -18,6 +18,7 @@ Numbers = Sequence[tuple[int, int | None]]  # spans in frames of the constant ra
 
 HEARTBEAT = 300  # one frame in so many comes even from parts that are skipped, as a sign of life
 SCALE = "lanczos+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
+_ZSCALE_SIDE = 32  # zimg mirrors pictures at their borders, which shows in smaller ones
 CONVERT = SCALE.replace("lanczos", "bicubic")
 
 
@@ -93,12 +94,19 @@ def time_filters(
 
 
 def picture_filters(
-    stream: Any, sizes: Sequence[Size], crop: bool, *, region: Region | None = None, direct: bool = False
+    stream: Any,
+    sizes: Sequence[Size],
+    crop: bool,
+    *,
+    region: Region | None = None,
+    direct: bool = False,
+    zscale: bool = False,
 ) -> Any:
     """Every size from one decoded picture, stacked into one so that they leave by one pipe.
 
     `region` is cut out first. `direct` scales the picture as it is stored, which is several times faster: a
-    crop must not fall between samples of subsampled chroma then (:func:`scales_as_stored`).
+    crop must not fall between samples of subsampled chroma then (:func:`scales_as_stored`). `zscale` lets
+    zimg scale then, which is several times faster again (:func:`fits_zscale`).
     """
     if not direct:
         # RGB at full size first: overshoot is clipped where ffmpeg's own decoding to RGB clips it.
@@ -114,7 +122,13 @@ def picture_filters(
     for copy, size in zip(copies, sizes, strict=True):
         if crop:
             copy = copy.filter("crop", **crop_expressions(size), exact=1)
-        copy = copy.filter("scale", size.width, size.height, flags=SCALE)
+        if direct and zscale and min(size) >= _ZSCALE_SIDE:
+            # Chroma in the centre, where ffmpeg's own scaling and decoding to RGB take it to be. 16 bits: else
+            # it would be rounded twice.
+            copy = copy.filter("zscale", size.width, size.height, filter="lanczos", chromalin="center")
+            copy = copy.filter("format", "yuv444p16").filter("scale", flags=CONVERT)
+        else:
+            copy = copy.filter("scale", size.width, size.height, flags=SCALE)
         copy = copy.filter("setsar", 1).filter("format", "gbrp")  # planes: written several times faster
         parts.append(copy if size.width == width else copy.filter("pad", width, size.height))
     stacked = parts[0] if len(parts) == 1 else ffmpeg.filter(parts, "vstack", inputs=len(parts))
@@ -163,6 +177,14 @@ def scales_as_stored(pix_fmt: str, turned: bool, picture: Size, sizes: Sequence[
         p.width >= factor * s.width and p.height >= factor * s.height for p, s in zip(parts, sizes, strict=True)
     )
     return whole and small
+
+
+def fits_zscale(pix_fmt: str) -> bool:
+    """Whether zimg may scale pictures as they are stored: planes of 8 bits, subsampled in the usual ways.
+
+    Not those of full range (``yuvj420p``): ffmpeg's scaler reads the 16 bits that zimg makes of them half a step off.
+    """
+    return re.fullmatch(r"yuv4(20|22|44)p", pix_fmt) is not None
 
 
 def _chroma_step(pix_fmt: str) -> tuple[int, int] | None:

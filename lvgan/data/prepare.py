@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from lvgan import __version__
+from lvgan.data.cache import cache_files
 from lvgan.data.convert import WORK, Journal, Task, is_whole
 from lvgan.data.cuts import match_cuts, read_cuts
 from lvgan.data.locks import FolderLock
@@ -238,6 +239,8 @@ def _remove_shards(folder: Path, keep: Sequence[str]) -> None:
     for path in folder.glob("partition_*"):
         if re.fullmatch(r"partition_\d+(_\d+)?\.zip(\.partial)?", path.name) and path.name not in keep:
             path.unlink()
+    for path in cache_files(folder) if not keep else ():  # frames decoded from shards that are gone
+        path.unlink()
     with contextlib.suppress(OSError):  # it holds something else
         folder.rmdir()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -60,6 +61,26 @@ def ffmpeg_version() -> str:
     if match is None:
         raise MachineError(f"{program} does not work as ffmpeg; name one that does with LVGAN_FFMPEG, or unset it")
     return match[1].decode("utf-8", "replace")
+
+
+@functools.cache
+def _filters(program: str) -> frozenset[str]:
+    try:
+        answer = subprocess.run(
+            [program, "-hide_banner", "-filters"], capture_output=True, stdin=subprocess.DEVNULL, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return frozenset()
+    return frozenset(re.findall(r"^ \S+ +(\S+) +\S+->", answer.stdout.decode("utf-8", "replace"), re.MULTILINE))
+
+
+def has_filter(name: str) -> bool:
+    """Whether the ffmpeg that is used was built with a filter.
+
+    Raises:
+        MachineError: there is no ffmpeg.
+    """
+    return name in _filters(find_ffmpeg())
 
 
 def command_line(stream: Any, file: Path) -> list[str]:

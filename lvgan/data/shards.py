@@ -19,7 +19,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -203,6 +203,13 @@ class ShardFolder:
                 self.clips[clip.name] = clip
         self.clips = dict(sorted(self.clips.items()))
 
+    @classmethod
+    def of(cls, folder: Path, size: Size, clips: Mapping[str, StoredClip]) -> ShardFolder:
+        """Some clips of a folder, found before: for reading what is left of a damaged one."""
+        shards = cls.__new__(cls)
+        shards.folder, shards.size, shards.clips = folder, size, dict(clips)
+        return shards
+
     def read(self, name: str, start: int, count: int, channels: int = 3, stride: int = 1) -> Frames:
         """`count` frames of a clip from `start` on, every `stride`-th: uint8 [T, H, W, channels], RGB or grey.
 
@@ -210,12 +217,7 @@ class ShardFolder:
             DataError: a damaged shard, or a frame of another size.
             ValueError: an unknown clip, or frames beyond its ends.
         """
-        clip = self.clips.get(name)
-        if clip is None:
-            raise ValueError(f"no clip {name!r} in {self.folder}")
-        stop = start + (count - 1) * stride + 1
-        if start < 0 or count < 1 or stride < 1 or stop > clip.frames:
-            raise ValueError(f"frames {start} to {stop} of clip {name!r}, which has {clip.frames}")
+        clip, stop = self.check_range(name, start, count, stride), start + (count - 1) * stride + 1
         frames = np.empty((count, *self.size, channels), np.uint8)
         rows = clip.members[start:stop:stride].tolist()
         with _reading(clip, start), open(clip.shard, "rb", buffering=0) as file:
@@ -223,6 +225,20 @@ class ShardFolder:
                 content = _extract(file, member, self._most_bytes)
                 frames[i] = self._decode(content, channels, clip, start + i * stride)
         return frames
+
+    def check_range(self, name: str, start: int, count: int, stride: int = 1) -> StoredClip:
+        """The clip, if it holds these frames.
+
+        Raises:
+            ValueError: it does not, or there is none of that name.
+        """
+        clip = self.clips.get(name)
+        if clip is None:
+            raise ValueError(f"no clip {name!r} in {self.folder}")
+        stop = start + (count - 1) * stride + 1
+        if start < 0 or count < 1 or stride < 1 or stop > clip.frames:
+            raise ValueError(f"frames {start} to {stop} of clip {name!r}, which has {clip.frames}")
+        return clip
 
     @property
     def _most_bytes(self) -> int:
@@ -351,6 +367,15 @@ def _row(shard: Path, members: dict[str, zipfile.ZipInfo], clip: str, name: str)
     return info.header_offset, info.compress_size, info.CRC, info.compress_type
 
 
+def shard_comment(path: Path) -> bytes:
+    """The comment of an archive; empty where there is none, or no archive."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.comment
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return b""
+
+
 def clips_digest(clips: Iterable[StoredClip]) -> str:
     """A digest of names, order and contents (their checksums) of all frames of some clips. Reads no frame."""
     digest = hashlib.sha256()
@@ -371,4 +396,6 @@ def _listing(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name, flags=re.ASCII)]
+    parts = re.split(r"(\d+)", name, flags=re.ASCII)
+    # The text itself decides between 01 and 1.
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts] + [(-1, name)]

@@ -26,13 +26,14 @@ from lvgan.data.filters import (
     Span,
     count,
     emitted,
+    fits_zscale,
     frame_numbers,
     picture_filters,
     scales_as_stored,
     time_filters,
 )
 from lvgan.data.info import LARGEST_PICTURE, VideoInfo, parse_info, plain
-from lvgan.data.program import FILE, Process, command_line
+from lvgan.data.program import FILE, Process, command_line, has_filter
 from lvgan.errors import MediaError
 from lvgan.sizes import Size
 
@@ -167,7 +168,8 @@ def read_frames(
     stream = ffmpeg.input(FILE, threads=threads, max_pixels=LARGEST_PICTURE, **_SAFE_INPUT)["V"]
     interlaced = info.interlaced and info.rotation % 180 == 0  # turned fields stand side by side
     stream = time_filters(stream, fps, numbers, spans, interlaced=interlaced)
-    stream = picture_filters(stream, targets, crop, region=stored, direct=direct)
+    zscale = direct and fits_zscale(info.pix_fmt) and has_filter("zscale")
+    stream = picture_filters(stream, targets, crop, region=stored, direct=direct, zscale=zscale)
     # passthrough: the graph has made the rate constant; nothing may be repeated or dropped after it.
     options: dict[str, Any] = {"format": "rawvideo", "pix_fmt": "rgb24", "fps_mode": "passthrough"}
     limit = count(numbers)

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from lvgan.data.dataset import Batches, ClipDataset
+from lvgan.data.dataset import ClipDataset
+from lvgan.data.windows import Batches
 from lvgan.pixels import from_bytes
 from lvgan.training.loop import Sample
 

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from lvgan import config as cfg
 from lvgan.augment.diffaug import apply_diff_augment, draw_diff_augment
 from lvgan.augment.time_stretch import apply_time_stretch, draw_time_stretch
-from lvgan.data.dataset import ClipDataset, lr_batches
+from lvgan.data.dataset import ClipDataset
+from lvgan.data.windows import Batches, Windows
 from lvgan.generate.timeline import LrVideo
 from lvgan.models import build
 from lvgan.models.lr_generator import LrGenerator
@@ -29,7 +30,8 @@ class LrTask(DataTask):
             self.generator: LrGenerator = build.lr_generator(config).to(device)
             self.discriminator = build.lr_discriminator(config).to(device)
         s, data = config.training, config.data
-        batches = lr_batches(dataset, batch=s.batch, frames=data.frames, seed=s.seed, flip=data.flip)
+        windows = Windows(dataset, data.frames, stride=data.stride, flip=data.flip)
+        batches = Batches(windows, s.batch, seed=s.seed, sampling=data.sampling)
         super().__init__(dataset, batches, device)
         self.config = config
 

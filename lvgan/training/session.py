@@ -12,6 +12,7 @@ import torch
 
 from lvgan import config as cfg
 from lvgan.data.dataset import ClipDataset, choose_sizes
+from lvgan.data.windows import window_span
 from lvgan.device import pick_device
 from lvgan.errors import ConfigError, MachineError
 from lvgan.ops import native
@@ -90,6 +91,7 @@ def train_stage(
         say(choice.message)
         return run
     dataset = _dataset(config)
+    dataset.open_cache(config.data.cache, progress=progress, say=say)
     task: LrTask | SrTask
     task = LrTask(config, dataset, target) if isinstance(config, cfg.LrConfig) else SrTask(config, dataset, target)
     say(choice.message)
@@ -121,9 +123,8 @@ def _out_of_memory(config: cfg.Config) -> Iterator[None]:
 
 def _dataset(config: cfg.Config) -> ClipDataset:
     """The data of a configuration: only clips that are long enough."""
-    needed = config.data.frames
-    if isinstance(config, cfg.SrConfig):
-        needed += 2 * config.data.context
+    context = config.data.context if isinstance(config, cfg.SrConfig) else 0
+    needed = window_span(config.data.frames, context, config.data.stride)
     return ClipDataset(
         Path(config.data.path),
         lr=config.data.lr,

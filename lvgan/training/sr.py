@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from lvgan import config as cfg
 from lvgan.augment import ada
-from lvgan.data.dataset import ClipDataset, sr_batches
+from lvgan.data.dataset import ClipDataset
+from lvgan.data.windows import Batches, Windows
 from lvgan.models import build
 from lvgan.models.sr_generator import SrGenerator
 from lvgan.pixels import from_bytes
@@ -36,9 +37,8 @@ class SrTask(DataTask):
             target=s.ada_target, rate=s.ada_rate, interval=s.ada_every, p_max=s.ada_max
         )
         data = config.data
-        batches = sr_batches(
-            dataset, batch=s.batch, frames=data.frames, context=data.context, seed=s.seed, flip=data.flip
-        )
+        windows = Windows(dataset, data.frames, data.context, stride=data.stride, flip=data.flip)
+        batches = Batches(windows, s.batch, seed=s.seed, sampling=data.sampling)
         super().__init__(dataset, batches, device)
         self.config = config
 

@@ -1,16 +1,29 @@
-"""`bench ops`: the composition that everything is compared with is right, and every row is there."""
+"""`bench`: what everything is compared with is right, and every row is there."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.signal
 import torch
+from typer.testing import CliRunner
 
-from lvgan.cli import bench_ops
+from lvgan.cli import (
+    app,
+    bench_data,
+    bench_ops,
+    commands,  # noqa: F401
+)
+from lvgan.data.dataset import ClipDataset
+from lvgan.data.shards import ShardFolder
 from lvgan.models.sr_discriminator import SrDiscriminator
 from lvgan.models.sr_generator import SrGenerator
 from lvgan.ops import bias_act, filtered_lrelu, setup_filter
+from lvgan.sizes import Size
+from tests.clips import make_video
 
 
 @pytest.mark.parametrize(("up", "down", "padding"), [(2, 1, (6, 5)), (4, 2, (13, 9)), (1, 2, (-1, 7)), (3, 3, (4, 4))])
@@ -68,3 +81,40 @@ def test_rows() -> None:
     for row in rows:
         assert row["ratio"] == row["plain_seconds"] / row["seconds"] > 0
         assert row["ratio_torch"] == row["torch_seconds"] / row["seconds"] > 0
+
+
+def test_data_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LVGAN_CACHE", str(tmp_path / "cache"))
+    path, footage = tmp_path / "rows.json", tmp_path / "footage"
+    command = ["bench", "data", "--quick", "--workers", "1", "--footage", str(footage), "--json", str(path)]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["name"] for row in rows] == ["prepare", "lr windows", "sr items"]
+    for row in rows:
+        assert row["ratio"] == row["frames_per_second"] / row["plain_frames_per_second"] > 0
+        assert row["name"] in result.output
+    assert len(list(footage.iterdir())) == 2  # kept for another time
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # pipes that imageio leaves open
+def test_the_straightforward_ways_read_and_write_the_same(tmp_path: Path) -> None:
+    from lvgan.data.prepare import prepare
+    from lvgan.data.windows import Windows
+
+    raw, sizes = tmp_path / "raw", (Size(8, 8), Size(16, 16))
+    make_video(raw / "a.mp4", frames=20)
+    prepare(raw, tmp_path / "out", lr=sizes[0], hr=sizes[1])
+    data = ClipDataset(tmp_path / "out")
+    data.open_cache("memory")
+    with bench_data._archives(tmp_path / "out" / sizes[0].folder()) as archives:
+        windows = Windows(data, 5, flip=True)
+        for index in (0, 7, len(windows) - 1):
+            clip, start, mirrored = windows.place(index)
+            plain = bench_data._plain_clip(archives, clip, range(start, start + 5), mirrored)
+            assert np.array_equal(windows[index][0].permute(1, 2, 3, 0).numpy(), plain)
+    assert bench_data.plain_prepare(raw / "a.mp4", tmp_path / "0016x0016" / "plain.zip", sizes[1]) == 20
+    (stored,) = ShardFolder(tmp_path / "0016x0016", sizes[1]).clips
+    plain = ShardFolder(tmp_path / "0016x0016", sizes[1]).read(stored, 0, 20)
+    ours = data.read("a", 0, 20, "hr")
+    assert np.corrcoef(plain.ravel(), ours.ravel())[0, 1] > 0.995  # other filters and roundings of the same kind

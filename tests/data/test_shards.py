@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,7 +16,16 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
 
-from lvgan.data.shards import ShardFolder, ShardWriter, encode_jpeg, find_resolutions
+from lvgan.data import shards as shards_module
+from lvgan.data.shards import (
+    ShardFolder,
+    ShardWriter,
+    clips_digest,
+    encode_jpeg,
+    find_resolutions,
+    index_shard,
+    shard_comment,
+)
 from lvgan.errors import DataError
 from lvgan.sizes import Size
 
@@ -145,3 +155,77 @@ def test_damage_is_named(tmp_path: Path) -> None:
         ShardFolder(path.parent, SIZE)
     with pytest.raises(DataError, match="holds no zip files"):
         ShardFolder(tmp_path, SIZE)
+
+
+def listing(content: object) -> dict[str, bytes]:
+    return {"frame_paths.json": json.dumps(content).encode(), "a/1.png": packed(0)}
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        (listing(["a"]), "holds no clips"),
+        (listing({"a": "1.png"}), "gives 'a' no list"),
+        (listing({"a": [1]}), "gives 'a' no list"),
+        (listing({"a": {"1.png": 0}}), "gives 'a' no list"),
+        (listing({"a": ["1.png", "2.png"]}), r"names a/2\.png, which is not there"),
+        ({"frame_paths.json": b"\xff\xfe{", "a/1.png": packed(0)}, "is damaged"),
+        ({"frame_paths.json": b"[" * 100_000}, "is damaged"),
+        ({"frame_paths.json": b"", "a/1.png": packed(0)}, "is damaged"),
+        ({"../a/1.png": packed(0)}, r"'\.\./a' points out of its folder"),
+        ({"a/../../1.png": packed(0)}, "points out"),
+        ({"/etc/1.png": packed(0)}, "points out"),
+        ({"c:/x/1.png": packed(0)}, "points out"),
+        ({"a\\..\\..\\x/1.png": packed(0)}, "points out"),
+        (listing({"a": ["../a/1.png"]}) | {"a/../a/1.png": packed(0)}, "points out"),
+    ],
+)
+def test_wrong_lists_and_names(tmp_path: Path, members: dict[str, bytes], words: str) -> None:
+    path = write_zip(tmp_path / "0006x0008" / "partition_0000.zip", members)
+    with pytest.raises(DataError, match=words) as caught:
+        ShardFolder(path.parent, SIZE)
+    assert str(path) in str(caught.value)
+
+
+def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "0006x0008" / "partition_0000.zip"
+
+    def read(content: bytes, compression: int = zipfile.ZIP_STORED) -> None:
+        write_zip(path, {"a/1.png": content}, compression)
+        ShardFolder(path.parent, SIZE).read("a", 0, 1)
+
+    with pytest.raises(DataError, match=r"unpacks to more than 4\d{6} bytes"):
+        read(bytes(50_000_000), zipfile.ZIP_DEFLATED)
+    with pytest.raises(DataError, match="50000000 bytes for one frame"):
+        read(bytes(50_000_000))
+    # A header that claims a huge picture: refused by its size, before any of it is unpacked.
+    claims = bytearray(packed(0))
+    claims[16:24] = (9000).to_bytes(4, "big") + (9000).to_bytes(4, "big")
+    claims[29:33] = zlib.crc32(claims[12:29]).to_bytes(4, "big")
+    with pytest.raises(DataError, match=r"is 9000x9000.*says 6x8"):
+        read(bytes(claims))
+    claims[16:24] = (200_000).to_bytes(4, "big") * 2
+    claims[29:33] = zlib.crc32(claims[12:29]).to_bytes(4, "big")
+    with pytest.raises(DataError, match="is damaged"):
+        read(bytes(claims))
+    write_zip(path, {"frame_paths.json": b" " * 10_000_000, "a/1.png": packed(0)}, zipfile.ZIP_DEFLATED)
+    monkeypatch.setattr(shards_module, "_LISTING_BYTES", 1 << 20)
+    with pytest.raises(DataError, match="unpacks to more than 1 MB"):
+        ShardFolder(path.parent, SIZE)
+
+
+def test_digest_is_of_contents_and_names(tmp_path: Path) -> None:
+    def digest(clips: dict[str, int], path: str) -> str:
+        return clips_digest(index_shard(write_shard(tmp_path / path, clips)))
+
+    first = digest({"a": 2, "b": 1}, "1.zip")
+    assert digest({"b": 1, "a": 2}, "2.zip") == first  # where they lie does not matter
+    assert len({first, digest({"a": 1, "b": 2}, "3.zip"), digest({"a": 2, "c": 1}, "4.zip")}) == 3
+    with ShardWriter(tmp_path / "5.zip") as shard:
+        for clip, number in (("a", 0), ("a", 1), ("b", 0)):
+            shard.add(clip, encode_jpeg(frame(number)))
+        shard.finish(b"said")
+        assert shard.digest == first
+        shard.commit()
+    assert shard_comment(tmp_path / "5.zip") == b"said"
+    assert shard_comment(tmp_path / "1.zip") == shard_comment(tmp_path / "none") == b""
