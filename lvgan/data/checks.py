@@ -15,7 +15,7 @@ _DARK = 40.0  # luma (of 255) of the brightest bar: black of limited range, nois
 _EVEN = 6.0  # how far the mean of a row of a bar may lie from the bar's own level
 _NOISE = 20.0  # luma by which noise may move a pixel of a bar
 _TEXT = 0.25  # share of the frames in which a bar is seen without subtitles
-_STEP = 6.0  # how much brighter (mean luma) the picture begins where a bar ends
+_STEP = 4.0  # how much brighter the picture begins where a bar ends
 _LARGEST = 0.35  # of the height or width, the largest bar
 
 _GRID = 32  # of the picture on which movement is looked for
@@ -81,8 +81,8 @@ def _bar(frames: Floats) -> int:  # [frames, H, W]
     rows = len(even) if even.all() else int(np.argmin(even))
     if not 0 < rows <= _LARGEST * len(even):
         return 0
-    # A night sky is dark and even too, but no picture begins at one row of it in most frames.
-    begins = (means[:, rows : rows + 3].max(axis=1) > level + _STEP) | (share[:, rows : rows + 3].min(axis=1) < 0.8)
+    # A night sky is dark and even too, but no picture begins at one row of it, from side to side, in most frames.
+    begins = (frames[:, rows : rows + 3].mean(axis=1) > level + _STEP).mean(axis=1) > 0.6
     if begins.mean() <= 0.5:
         return 0
     edge = np.median(means[:, rows : rows + 2], axis=0) - level

@@ -39,12 +39,15 @@ _PEAK = 2.5  # how far a cut stands out from them
 _BLANK = 3.0  # standard deviation of the luma (of 255) of a picture that shows nothing
 _DROPOUT = 4  # so many blank frames between equal pictures are a fault, no fade
 _HARD = 0.6  # a first or last frame with so much of the shot's contrast has not been faded
+_LONGEST = 36  # frames that a fade is followed back
 _PART = 30  # a fade or blank run without end is reported in parts of so many frames
 _LENGTHS = np.arange(6, 42, 2)  # of dissolves
 _FAR = 60.0  # mean squared difference (of 255) of the ends of a dissolve that can be judged
+_STEADY = 0.12  # how far the shares of a mixture may lie from an even rise
 _REST = 0.14  # of the change, what a mixture may leave unexplained
 _REST_CALM = 0.025  # the same on the calmest blocks
 _CALM = 12  # of 16
+_SETTLED = 4  # frames after a transition within which it may still turn out to be longer
 _CONTEXT = 12  # frames on either side that a dissolve is compared with
 
 
@@ -105,6 +108,7 @@ class SceneFinder:
         self._looks = np.zeros((_KEPT, 3, _SIDE, _SIDE), np.float32)
         self._coarse = np.zeros((_KEPT, _BLOCKS, 3 * (_BLOCK // 2) ** 2), np.float32)
         self._far = np.zeros((_KEPT, _KEPT, _BLOCKS), np.float32)  # mean squared differences of _coarse
+        self._far_whole = np.zeros((_KEPT, _KEPT), np.float32)  # the same of the whole picture
         self._contrast = np.zeros(_KEPT, np.float32)
         self._change = np.zeros(_KEPT, np.float32)  # from the frame before
         self._count = 0
@@ -120,7 +124,7 @@ class SceneFinder:
         if self._count - 1 - self._decided >= _AHEAD:
             self._decide(self._decided)
             self._decided += 1
-        return self._certain(self._decided - 2 * _CONTEXT // 3)
+        return self._certain(self._decided - _SETTLED)
 
     def finish(self) -> list[Cut]:
         """After the last frame: the cuts that are left."""
@@ -148,7 +152,9 @@ class SceneFinder:
         count, side = _SIDE // _BLOCK, _BLOCK // 2
         halves = planes.reshape(3, count, side, 2, count, side, 2).mean(axis=(3, 6))
         self._coarse[slot] = halves.transpose(1, 3, 0, 2, 4).reshape(_BLOCKS, -1)
-        self._far[slot] = self._far[:, slot] = ((self._coarse - self._coarse[slot]) ** 2).mean(axis=2)
+        apart = self._coarse - self._coarse[slot]
+        self._far[slot] = self._far[:, slot] = np.einsum("kbp,kbp->kb", apart, apart) / apart.shape[2]
+        self._far_whole[slot] = self._far_whole[:, slot] = self._far[slot].mean(axis=1)
         self._change[slot] = self._difference(self._count - 1, self._count) if self._count else 0
         self._count += 1
 
@@ -185,9 +191,11 @@ class SceneFinder:
         if change < self._threshold:
             return False
         around = [i for i in range(n - _AROUND, n + _AROUND + 1) if i != n and 1 <= i < self._count]
+        if not around:
+            return False
         # Three may be cuts themselves: blended frames, a short shot.
-        calm = sorted(float(self._change[i % _KEPT]) for i in around)[:-3]
-        if change < _PEAK * ((calm[-1] if calm else 0.0) + 0.05):
+        calm = sorted(float(self._change[i % _KEPT]) for i in around)[: max(1, len(around) - 3)]
+        if change < _PEAK * (calm[-1] + 0.05):
             return False
         return not self._is_lit_otherwise(n) and not self._comes_back(n, change)
 
@@ -207,7 +215,7 @@ class SceneFinder:
     def _begin_fade(self, n: int) -> None:
         """Frame n is the first that shows nothing."""
         start = n
-        while start > max(0, n - 40) and self._falls(start - 1, -1):
+        while start > max(0, n - _LONGEST) and self._falls(start - 1, -1):
             start -= 1
         if n and self._contrast_at(n - 1) > _HARD * self._contrast_at(max(start - 1, 0)):
             start = n  # a cut to blank, not a fade
@@ -249,10 +257,15 @@ class SceneFinder:
         if end + 4 >= self._count:
             return
         starts, near = end - lengths, np.minimum(lengths, _CONTEXT)
-        across = self._distance(starts, end).mean(axis=1)
-        before = self._distance(np.maximum(starts - near, 0), starts).mean(axis=1)
-        after = self._distance(end, np.minimum(end + near, self._count - 1)).mean(axis=1)
+        whole = self._far_whole
+        last = (end + np.minimum(near, self._count - 1 - end)) % _KEPT
+        across = whole[starts % _KEPT, end % _KEPT]
+        before = whole[np.maximum(starts - near, 0) % _KEPT, starts % _KEPT]
+        after = whole[end % _KEPT, last]
         likely = (across > _FAR) & (np.maximum(before, after) < 0.35 * across)
+        middle = (starts + lengths // 2) % _KEPT
+        half = (whole[starts % _KEPT, middle] - whole[end % _KEPT, middle]) / (2 * np.maximum(across, _FAR))
+        likely &= np.abs(half) < _STEADY  # quickly, what _is_mixture finds at every frame
         for start, weight in zip(starts[likely], across[likely], strict=True):
             if self._is_mixture(int(start), end):
                 self._add(_Event(int(start) + 1, end, "dissolve", float(weight)))
@@ -264,7 +277,7 @@ class SceneFinder:
         share = (to_start + across - to_end).mean(axis=1) / (2 * across.mean())  # least squares
         rest = to_start - share[:, None] ** 2 * across
         steady = np.abs(share - np.linspace(0, 1, len(between))).max()
-        if steady > 0.12 or rest.mean(axis=1).max() > _REST * across.mean():
+        if steady > _STEADY or rest.mean(axis=1).max() > _REST * across.mean():
             return False
         # Somebody may walk through the picture meanwhile; the other blocks must fit the better.
         calm = np.argsort(rest.max(axis=0))[:_CALM]
