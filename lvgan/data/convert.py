@@ -289,7 +289,15 @@ def _open(job: Job, task: Task, region: Region | None) -> Reader:
     if job.source.pictures:
         own = settings.frames_fps
         return PictureReader(job.source.path, sizes, fps=settings.fps, files_fps=own, spans=spans, region=region)
-    return read_frames(job.source.path, sizes, fps=settings.fps, spans=spans, region=region, threads=task.threads)
+    return read_frames(
+        job.source.path,
+        sizes,
+        fps=settings.fps,
+        spans=spans,
+        region=region,
+        info=job.source.info,
+        threads=task.threads,
+    )
 
 
 def _read(job: Job, task: Task, region: Region | None, clips: _Clips, output: _Output, watch: Watch) -> str | None:

@@ -128,6 +128,7 @@ def read_frames(
     spans: Sequence[Span] | None = None,
     crop: bool = True,
     region: Region | None = None,
+    info: VideoInfo | None = None,
     threads: int = 0,
     stall: float = STALL_SECONDS,
 ) -> FrameReader:
@@ -145,6 +146,7 @@ def read_frames(
         spans: several such intervals instead, ascending and apart (needs `fps`).
         crop: False stretches the whole picture instead.
         region: the part of the picture that counts, in pixels as displayed (width, height, x, y).
+        info: what :func:`probe` found, where it is known already.
         threads: of the decoder; 0 lets it choose.
         stall: seconds without a frame after which the decoder is stopped.
 
@@ -154,7 +156,7 @@ def read_frames(
     Raises:
         MediaError: the file cannot be used at all (see :func:`probe`), or gives no frame.
     """
-    info = probe(path)
+    info = info or probe(path)
     if spans is None:
         spans = [] if start is None and end is None else [(start or 0.0, end)]
     if fps is None and len(spans) > 1:
