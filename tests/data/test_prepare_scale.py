@@ -112,6 +112,15 @@ def test_processes(raw: Path, quiet: dict[str, str], tmp_path: Path, small_shard
     assert seen[-1] == ("frames", 533, 533)
 
 
+def test_a_script_without_a_guard(raw: Path, quiet: dict[str, str], tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(CODE)
+    command = [sys.executable, str(script), str(raw), str(tmp_path / "out"), "{'workers': 2}"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run(command, check=True, env=environment, timeout=100)
+    assert tree(tmp_path / "out") == quiet
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_inside_a_video(raw: Path, quiet: dict[str, str], tmp_path: Path, workers: int) -> None:
     out = tmp_path / "out"
