@@ -18,7 +18,7 @@ Numbers = Sequence[tuple[int, int | None]]  # spans in frames of the constant ra
 
 HEARTBEAT = 300  # one frame in so many comes even from parts that are skipped, as a sign of life
 SCALE = "lanczos+accurate_rnd+full_chroma_int+full_chroma_inp+bitexact"
-_ZSCALE_SIDE = 32  # zimg mirrors pictures at their borders, which shows in smaller ones
+_ZSCALE_SIDE = 48  # zimg mirrors pictures at their borders, which shows in smaller ones
 CONVERT = SCALE.replace("lanczos", "bicubic")
 
 

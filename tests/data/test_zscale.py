@@ -16,7 +16,7 @@ from lvgan.sizes import Size
 from tests.clips import decode, make_video
 from tests.data.test_video import centre_lanczos, difference
 
-SIZES = [Size(32, 32), Size(64, 64), Size(128, 128)]
+SIZES = [Size(48, 48), Size(64, 64), Size(128, 128)]
 
 
 @pytest.mark.parametrize("options", [(), ("-colorspace", "bt709"), ("-pix_fmt", "yuv422p"), ("-pix_fmt", "yuv444p")])
