@@ -43,7 +43,7 @@ def prepare(
         ),
     ] = "auto",
     min_frames: Annotated[int, typer.Option(help="Shorter clips are left out.")] = 12,
-    max_frames: Annotated[int | None, typer.Option(help="Longer clips are split.", show_default="as they are")] = None,
+    max_frames: Annotated[int, typer.Option(help="Longer clips are split.")] = 10_000,
     drop_static: Annotated[
         bool, typer.Option("--drop-static", help="Leave out clips that stand still or are black.")
     ] = False,

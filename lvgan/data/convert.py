@@ -64,6 +64,10 @@ class Watch:
     def open(self, reader: Reader) -> None:
         """A source is being read."""
         self._reader = reader
+        self.check()
+
+    def check(self) -> None:
+        """Raise :class:`StoppedError` if the work was called off: a decoder that was killed says nothing true."""
         if self._stopped:
             raise StoppedError
 
@@ -75,8 +79,7 @@ class Watch:
 
     def tell(self) -> None:
         """Report the frames since the last report."""
-        if self._stopped:
-            raise StoppedError
+        self.check()
         if self._advance is not None and self._frames:
             self._advance(self._frames)
         self._frames = 0
@@ -264,6 +267,7 @@ def _convert(job: Job, task: Task, output: _Output, watch: Watch) -> None:
         clips = _Clips(job, task, output)
         damage = _read(job, task, region, clips, output, watch)
     except MediaError as error:
+        watch.check()
         output.end_source(SourceRecord(path, skipped=without_path(error, source.path)))
         return
     part = part_used(source, region, settings.hr)
@@ -289,7 +293,15 @@ def _open(job: Job, task: Task, region: Region | None) -> Reader:
     if job.source.pictures:
         own = settings.frames_fps
         return PictureReader(job.source.path, sizes, fps=settings.fps, files_fps=own, spans=spans, region=region)
-    return read_frames(job.source.path, sizes, fps=settings.fps, spans=spans, region=region, threads=task.threads)
+    return read_frames(
+        job.source.path,
+        sizes,
+        fps=settings.fps,
+        spans=spans,
+        region=region,
+        info=job.source.info,
+        threads=task.threads,
+    )
 
 
 def _read(job: Job, task: Task, region: Region | None, clips: _Clips, output: _Output, watch: Watch) -> str | None:
@@ -305,6 +317,7 @@ def _read(job: Job, task: Task, region: Region | None, clips: _Clips, output: _O
             watch.tell()
             damage = frames.damage
     except MediaError as error:
+        watch.check()
         if not clips.frames:
             raise
         damage = without_path(error, job.source.path)

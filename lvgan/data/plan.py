@@ -9,13 +9,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lvgan.data.cuts import Interval
 from lvgan.data.filters import Region, Span, centre
 from lvgan.data.scan import Source, length_of
 from lvgan.errors import ConfigError
 from lvgan.sizes import LARGEST_SIDE, Size
+
+if TYPE_CHECKING:  # YAML would make every worker start later
+    from lvgan.data.cuts import Interval
 
 FORMAT = 2  # counted up when the same footage and settings give other bytes
 

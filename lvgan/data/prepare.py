@@ -35,6 +35,7 @@ from lvgan.errors import ConfigError, DataError
 from lvgan.sizes import Size
 
 SHARD_FRAMES = 1000  # sources are gathered into a shard until it holds about so many frames
+LONGEST = 10_000  # frames of a clip: the directory of its shard is held in memory
 
 Progress = Callable[[str, int, int], None]  # "files" or "frames"; done; expected (frames: an estimate)
 
@@ -64,7 +65,7 @@ def prepare(
     trim_end: float = 0,
     crop: str = "auto",
     min_frames: int = 12,
-    max_frames: int | None = None,
+    max_frames: int | None = LONGEST,
     drop_static: bool = False,
     report: str | os.PathLike[str] | None = None,
     workers: int | None = None,
@@ -95,7 +96,7 @@ def prepare(
         crop: "auto" cuts black bars off, then crops the centre to the aspect ratio; "center" does the
             latter only; "X:Y:W:H" uses that part of the picture, in pixels as displayed.
         min_frames: shorter clips are left out.
-        max_frames: longer clips are split.
+        max_frames: longer clips are split, so that no shard grows without end; None for never.
         drop_static: leave out clips in which nothing moves, and black ones.
         report: an HTML file to write, with the first and last frame of every clip.
         workers: sources converted at a time, in processes of their own; None takes the number of CPU cores.

@@ -11,6 +11,7 @@ import itertools
 import os
 import re
 import selectors
+import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ from lvgan.data.filters import (
 )
 from lvgan.data.info import LARGEST_PICTURE, VideoInfo, parse_info, plain
 from lvgan.data.program import FILE, Process, command_line, has_filter
-from lvgan.errors import MediaError
+from lvgan.errors import MachineError, MediaError
 from lvgan.sizes import Size
 
 Frame = NDArray[np.uint8]  # [H, W, 3]
@@ -128,6 +129,7 @@ def read_frames(
     spans: Sequence[Span] | None = None,
     crop: bool = True,
     region: Region | None = None,
+    info: VideoInfo | None = None,
     threads: int = 0,
     stall: float = STALL_SECONDS,
 ) -> FrameReader:
@@ -145,6 +147,7 @@ def read_frames(
         spans: several such intervals instead, ascending and apart (needs `fps`).
         crop: False stretches the whole picture instead.
         region: the part of the picture that counts, in pixels as displayed (width, height, x, y).
+        info: what :func:`probe` found, where it is known already.
         threads: of the decoder; 0 lets it choose.
         stall: seconds without a frame after which the decoder is stopped.
 
@@ -154,7 +157,7 @@ def read_frames(
     Raises:
         MediaError: the file cannot be used at all (see :func:`probe`), or gives no frame.
     """
-    info = probe(path)
+    info = info or probe(path)
     if spans is None:
         spans = [] if start is None and end is None else [(start or 0.0, end)]
     if fps is None and len(spans) > 1:
@@ -249,6 +252,7 @@ class FrameReader:
         self.number, self.span, self.breaks = -1, 0, 0
         self._sizes, self._plan, self._fps, self._expected, self._stall = sizes, plan, fps, expected, stall
         self._shape = (sum(s.height for s in sizes), max(s.width for s in sizes), 3)
+        self._killed = False
         self._frames, self._most = 0, _most_frames(path)
         self._process: Process | None = Process(command)
         _widen(self._process.stdout)
@@ -303,6 +307,9 @@ class FrameReader:
         assert self._process is not None
         process = self._process
         status = self._stop(kill=kill)
+        if status in (-signal.SIGKILL, -signal.SIGTERM) and not (kill or self._killed):
+            # Not the file's fault, and no damage that anyone should note.
+            raise MachineError(f"the decoder of {self.path} was ended from outside (too little memory?); run it again")
         said = process.complaints()
         if damage is None and (status or said):
             damage = _what_broke(said) if self._frames or not said else plain(said[0])
@@ -317,6 +324,7 @@ class FrameReader:
 
     def kill(self) -> None:
         """From another thread: stop ffmpeg, so that the thread that reads comes to the end at once."""
+        self._killed = True
         process = self._process
         if process is not None:
             process.kill()

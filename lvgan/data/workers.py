@@ -6,6 +6,7 @@ import functools
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import uuid
@@ -50,7 +51,8 @@ def run_processes(tasks: Sequence[Task], workers: int, advance: Advance) -> Iter
     pool = ProcessPoolExecutor(workers, context, initializer=_start, initargs=(frames, stop, os.getpid()))
     seen = 0
     try:
-        futures: dict[Future[list[ShardRecord]], Task] = {pool.submit(_work, task): task for task in tasks}
+        with _without_main():  # processes are started as work is handed in
+            futures: dict[Future[list[ShardRecord]], Task] = {pool.submit(_work, task): task for task in tasks}
         waiting = set(futures)
         while waiting:
             done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -61,12 +63,24 @@ def run_processes(tasks: Sequence[Task], workers: int, advance: Advance) -> Iter
                 yield futures[future], future.result()
     except BrokenProcessPool as error:
         raise MachineError(
-            "a process that converts was ended from outside (too little memory, or a script without "
-            '`if __name__ == "__main__"`); run it again, it goes on, or with one worker'
+            "a process that converts was ended from outside (too little memory?); "
+            "run it again, it goes on, or with fewer workers"
         ) from error
     finally:
         stop.set()
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Processes started here do not import the program that called us: a script need not guard against that."""
+    main = sys.modules["__main__"]
+    hidden: dict[str, Any] = {name: main.__dict__[name] for name in ("__file__", "__spec__") if name in main.__dict__}
+    try:
+        main.__dict__.update(dict.fromkeys(hidden))
+        yield
+    finally:
+        main.__dict__.update(hidden)
 
 
 _frames: Synchronized[int] | None = None  # in workers only

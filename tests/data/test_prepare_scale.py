@@ -16,9 +16,11 @@ import pytest
 from lvgan.data import convert
 from lvgan.data.convert import StoppedError, Watch, make_unit
 from lvgan.data.manifest import Manifest
-from lvgan.data.plan import parse_share, share
+from lvgan.data.plan import Settings, gather, parse_share, plan_source, share
 from lvgan.data.prepare import prepare
-from lvgan.errors import ConfigError, DataError
+from lvgan.data.program import find_ffmpeg
+from lvgan.data.scan import scan
+from lvgan.errors import ConfigError, DataError, MachineError
 from lvgan.sizes import Size
 from tests.clips import make_video
 from tests.data.test_prepare import tree
@@ -108,6 +110,15 @@ def test_processes(raw: Path, quiet: dict[str, str], tmp_path: Path, small_shard
     run(raw, tmp_path / "out", workers=3, progress=lambda *step: seen.append(step))
     assert tree(tmp_path / "out") == quiet
     assert seen[-1] == ("frames", 533, 533)
+
+
+def test_a_script_without_a_guard(raw: Path, quiet: dict[str, str], tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(CODE)
+    command = [sys.executable, str(script), str(raw), str(tmp_path / "out"), "{'workers': 2}"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run(command, check=True, env=environment, timeout=100)
+    assert tree(tmp_path / "out") == quiet
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -200,19 +211,44 @@ def _alive(pid: int) -> bool:
         return False
 
 
+def _task(raw: Path, folder: Path) -> convert.Task:
+    sources, _ = scan(raw, leave_out=folder, workers=1)
+    settings = Settings(Size(16, 16), Size(64, 64), 30.0)
+    jobs = [job for job in (plan_source(source, settings, None) for source in sources) if not isinstance(job, str)]
+    return convert.Task(folder / "out", settings, gather(jobs, settings, 60)[0], 60)
+
+
 def test_called_off_from_outside(raw: Path, tmp_path: Path) -> None:
     watch = Watch()
     watch.stop()
-    from lvgan.data.plan import Settings, gather, plan_source
-    from lvgan.data.scan import scan
-
-    sources, _ = scan(raw, leave_out=tmp_path, workers=1)
-    settings = Settings(Size(16, 16), Size(64, 64), 30.0)
-    jobs = [job for job in (plan_source(source, settings, None) for source in sources) if not isinstance(job, str)]
-    task = convert.Task(tmp_path / "out", settings, gather(jobs, settings, 60)[0], 60)
     with pytest.raises(StoppedError):
-        make_unit(task, watch)
+        make_unit(_task(raw, tmp_path), watch)
     assert not list(tmp_path.rglob("*.zip*"))
+
+
+def test_a_decoder_killed_at_once_is_no_bad_file(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = Watch()
+    original = convert.read_frames
+
+    def read_frames(*arguments: object, **options: object) -> object:
+        frames = original(*arguments, **options)  # type: ignore[arg-type]
+        watch.stop()
+        frames.kill()
+        return frames
+
+    monkeypatch.setattr(convert, "read_frames", read_frames)
+    with pytest.raises(StoppedError):
+        make_unit(_task(raw, tmp_path), watch)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_decoder_killed_by_another_is_no_bad_file(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = tmp_path / "ffmpeg"
+    script.write_text(f'#!/bin/sh\ncase "$*" in *rawvideo*) kill -9 $$;; esac\nexec "{find_ffmpeg()}" "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("LVGAN_FFMPEG", str(script))
+    with pytest.raises(MachineError, match="was ended from outside"):
+        run(raw, tmp_path / "out", crop="center")
 
 
 # --- Dask -----------------------------------------------------------------------------------------
