@@ -107,6 +107,7 @@ class SceneFinder:
         self._threshold = THRESHOLD if threshold is None else threshold
         self._looks = np.zeros((_KEPT, 3, _SIDE, _SIDE), np.float32)
         self._coarse = np.zeros((_KEPT, _BLOCKS, 3 * (_BLOCK // 2) ** 2), np.float32)
+        self._apart = np.empty_like(self._coarse)
         self._far = np.zeros((_KEPT, _KEPT, _BLOCKS), np.float32)  # mean squared differences of _coarse
         self._far_whole = np.zeros((_KEPT, _KEPT), np.float32)  # the same of the whole picture
         self._contrast = np.zeros(_KEPT, np.float32)
@@ -152,7 +153,7 @@ class SceneFinder:
         count, side = _SIDE // _BLOCK, _BLOCK // 2
         halves = planes.reshape(3, count, side, 2, count, side, 2).mean(axis=(3, 6))
         self._coarse[slot] = halves.transpose(1, 3, 0, 2, 4).reshape(_BLOCKS, -1)
-        apart = self._coarse - self._coarse[slot]
+        apart = np.subtract(self._coarse, self._coarse[slot], out=self._apart)
         self._far[slot] = self._far[:, slot] = np.einsum("kbp,kbp->kb", apart, apart) / apart.shape[2]
         self._far_whole[slot] = self._far_whole[:, slot] = self._far[slot].mean(axis=1)
         self._change[slot] = self._difference(self._count - 1, self._count) if self._count else 0
@@ -272,17 +273,18 @@ class SceneFinder:
 
     def _is_mixture(self, start: int, end: int) -> bool:
         between = np.arange(start, end + 1)
+        first, last, whole = start % _KEPT, end % _KEPT, self._far_whole[between % _KEPT]  # [T, _KEPT]
+        share = (whole[:, first] + whole[-1, first] - whole[:, last]) / (2 * whole[-1, first])  # least squares
+        if np.abs(share - np.arange(len(between)) / (end - start)).max() > _STEADY:
+            return False
         across = self._distance(start, end)  # [_BLOCKS]
-        to_start, to_end = self._distance(between, start), self._distance(between, end)  # [T, _BLOCKS]
-        share = (to_start + across - to_end).mean(axis=1) / (2 * across.mean())  # least squares
-        rest = to_start - share[:, None] ** 2 * across
-        steady = np.abs(share - np.linspace(0, 1, len(between))).max()
-        if steady > _STEADY or rest.mean(axis=1).max() > _REST * across.mean():
+        rest = self._distance(between, start) - share[:, None] ** 2 * across  # [T, _BLOCKS]
+        if rest.mean(axis=1).max() > _REST * across.mean():
             return False
         # Somebody may walk through the picture meanwhile; the other blocks must fit the better.
         calm = np.argsort(rest.max(axis=0))[:_CALM]
-        whole = across[calm].mean()
-        if whole < _FAR or rest[:, calm].mean(axis=1).max() > _REST_CALM * whole:
+        far = across[calm].mean()
+        if far < _FAR or rest[:, calm].mean(axis=1).max() > _REST_CALM * far:
             return False
         return self._structure(start, end) > 1.2 * self._threshold
 
