@@ -147,6 +147,8 @@ class Training:
     log_every: int = _at_least(10, 1)
     sample_every: int = _at_least(1000, 1)
     checkpoint_every: int = _at_least(1000, 1)
+    metric_clips: int = _at_least(64, 0, 10_000)  # generated clips that are measured at each preview; 0: none
+    wandb: str = ""  # project at Weights & Biases that the log is sent to; empty: none
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,8 @@ STAGES: dict[str, type[LrConfig] | type[SrConfig]] = {"lr": LrConfig, "sr": SrCo
 
 # Settings that a run may change when it goes on: they do not touch what has been learnt.
 FREE_KEYS = frozenset(
-    f"training.{name}" for name in ("steps", "micro_batch", "log_every", "sample_every", "checkpoint_every")
+    f"training.{name}"
+    for name in ("steps", "micro_batch", "log_every", "sample_every", "checkpoint_every", "metric_clips", "wandb")
 )
 
 _T = TypeVar("_T")

@@ -7,17 +7,20 @@ goes on exactly.
 from __future__ import annotations
 
 import math
+import sys
 import time
 
 from tqdm import tqdm
 
 from lvgan import checkpoint as ckpt
 from lvgan.training.health import Finite
+from lvgan.training.hooks import Hooks
 from lvgan.training.logging import RunLog
 from lvgan.training.runs import Run
 from lvgan.training.signals import Stopped, stop_signals
 from lvgan.training.task import Task
 from lvgan.training.trainer import Trainer
+from lvgan.training.wandb_log import WandbLog
 
 
 def train(task: Task, run: Run, *, progress: bool = True) -> int:
@@ -31,7 +34,8 @@ def train(task: Task, run: Run, *, progress: bool = True) -> int:
     if newest is not None:
         trainer.load(newest)
     run.create(task.config)
-    log = RunLog(run.folder, trainer.step)
+    tracker = WandbLog(task.config, run.folder, _warn) if settings.wandb else None
+    log = RunLog(run.folder, trainer.step, tracker)
     saved = trainer.step if newest is not None else -1
 
     def save() -> None:
@@ -52,6 +56,8 @@ def train(task: Task, run: Run, *, progress: bool = True) -> int:
     try:
         with stop_signals() as stop:
             means, finite = _Means(), Finite()
+            hooks = Hooks(run, log, _warn, stop)
+            hooks.catch_up(trainer)
             while trainer.step < settings.steps:
                 started = time.perf_counter()
                 values = trainer.run_step()
@@ -67,7 +73,7 @@ def train(task: Task, run: Run, *, progress: bool = True) -> int:
                 if (trainer.step % settings.checkpoint_every == 0 or done or stop) and finite.now:
                     save()
                 if (trainer.step % settings.sample_every == 0 or done) and not stop:
-                    task.preview(trainer.average, run.sample_folder, trainer.step)
+                    hooks.sample(trainer)
                 if stop:
                     raise Stopped(stop[0], trainer.step)
             save()  # of a run of no steps
@@ -75,6 +81,10 @@ def train(task: Task, run: Run, *, progress: bool = True) -> int:
         bar.close()
         log.close()
     return trainer.step
+
+
+def _warn(message: str) -> None:
+    tqdm.write(f"lvgan: warning: {message}", file=sys.stderr)
 
 
 class _Means:

@@ -19,6 +19,7 @@ from lvgan.training.loop import train
 from lvgan.training.lr import LrTask
 from lvgan.training.runs import RUNS, Run, choose_run
 from lvgan.training.sr import SrTask
+from lvgan.training.wandb_log import check_wandb
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,8 @@ def train_stage(
     if choice.finished:
         say(choice.message)
         return run
+    if config.training.wandb:
+        check_wandb()
     dataset = _dataset(config)
     task: LrTask | SrTask
     task = LrTask(config, dataset, target) if isinstance(config, cfg.LrConfig) else SrTask(config, dataset, target)

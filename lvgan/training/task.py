@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -98,5 +98,12 @@ class Task(Protocol):
         ...
 
     def preview(self, generator: nn.Module, folder: Path, step: int) -> None:
-        """Write pictures of what `generator` (the EMA) makes."""
+        """Write what `generator` (the EMA) makes: ``step-NNNNNN.png`` and ``.mp4``, and ``step-NNNNNN-long.mp4``."""
+        ...
+
+    def measure(self, generator: nn.Module, folder: Path, tick: Callable[[], None]) -> dict[str, float]:
+        """Metrics of what `generator` (the EMA) makes (:mod:`lvgan.training.metrics`); none if they are off.
+
+        What is measured only once is kept in `folder`. `tick` is called after every clip and may raise.
+        """
         ...
