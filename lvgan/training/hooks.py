@@ -9,9 +9,9 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lvgan import checkpoint as ckpt
 from lvgan.training.logging import RunLog, read_log
@@ -19,9 +19,8 @@ from lvgan.training.metrics import BEST_BY, read_json, write_json
 from lvgan.training.runs import Run
 from lvgan.training.trainer import Trainer
 
-
-class _StopAsked(Exception):  # noqa: N818  (no error: a signal came)
-    pass
+BEST, BEST_RECORD = "best.pt", "best.json"
+_T = TypeVar("_T")
 
 
 class Hooks:
@@ -29,79 +28,70 @@ class Hooks:
 
     Args:
         warn: told, in one sentence, what did not work.
-        stop: not empty once training shall stop: what is long then breaks off, and is made up for by
-            :meth:`catch_up` when training goes on.
     """
 
-    def __init__(self, run: Run, log: RunLog, warn: Callable[[str], None], stop: Sequence[int] = ()) -> None:
-        self._run, self._log, self._warn, self._stop = run, log, warn, stop
+    def __init__(self, run: Run, warn: Callable[[str], None]) -> None:
+        self._run, self._warn = run, warn
 
-    def catch_up(self, trainer: Trainer) -> None:
-        """Measure the step that training goes on from, where a stop or a kill came before its measurement.
-
-        So the log, and with it the best checkpoint, are those of a run that was never stopped.
-        """
-        settings = trainer.settings
-        if trainer.step == 0 or trainer.step % settings.sample_every or settings.metric_clips == 0:
-            return
-        key = BEST_BY[trainer.task.config.stage]
-        measured = any(key in line for line in read_log(self._log.path) if line["step"] == trainer.step)
-        if not measured:
-            self.sample(trainer)
-
-    def sample(self, trainer: Trainer) -> None:
-        """Pictures and clips of the average generator, and its metric."""
-        step, task = trainer.step, trainer.task
+    def look(self, trainer: Trainer, log: RunLog) -> dict[str, Any]:
+        """Pictures and clips of the average generator, into ``samples/`` and `log`; its metric, to be logged."""
+        step, folder = trainer.step, self._run.sample_folder
         started = time.perf_counter()
-        stem = f"step-{step:06d}"
 
         def show() -> None:
-            task.preview(trainer.average, self._run.sample_folder, step)
-            self._log.show(step, preview_files(self._run.sample_folder, stem))
-
-        def measure() -> dict[str, float]:
-            return task.measure(trainer.average, self._run.folder, self._tick)
+            trainer.task.preview(trainer.average, folder, step)
+            log.show(step, preview_files(folder, f"step-{step:06d}"))
 
         self._guard(f"the preview of step {step}", show)
-        values = self._guard(f"the metric of step {step}", measure)
-        key = BEST_BY[task.config.stage]
+        values = self._guard(
+            f"the metric of step {step}", lambda: trainer.task.measure(trainer.average, self._run.folder)
+        )
         if not values:
-            return
-        if math.isfinite(values.get(key, math.nan)):
-            self._guard("the best checkpoint", lambda: self._keep_best(trainer, key, values[key]))
-        # The line comes last: while it is missing, all this is done again (see catch_up).
+            return {}
         logged = {k: v if math.isfinite(v) else str(v) for k, v in values.items()}  # JSON has no NaN
-        self._log.write(step, {**logged, "time/preview": time.perf_counter() - started})
+        return {**logged, "time/preview": time.perf_counter() - started}
 
-    def _tick(self) -> None:
-        if self._stop:
-            raise _StopAsked
+    def keep_best(self, trainer: Trainer, checkpoint: Callable[[], dict[str, Any]]) -> None:
+        """Keep the step's checkpoint as ``checkpoints/best.pt`` if the log has no better step up to it.
 
-    def _guard(self, what: str, work: Callable[[], Any]) -> Any:
+        Asked after what belongs to the step was written, and when training goes on from there: a kill in between
+        loses nothing.
+
+        Args:
+            checkpoint: what to write where the step has no file of its own.
+        """
+        key = BEST_BY[trainer.task.config.stage]
+        value = next((v[key] for v in reversed(read_log(self._run.folder / "log.jsonl"))
+                      if v["step"] == trainer.step and key in v), None)  # fmt: skip
+        if isinstance(value, float) and value < best_so_far(self._run, key)[1]:
+            self._guard("the best checkpoint", lambda: self._write_best(trainer, key, value, checkpoint))
+
+    def _write_best(self, trainer: Trainer, key: str, value: float, checkpoint: Callable[[], dict[str, Any]]) -> None:
+        folder = self._run.checkpoint_folder
+        same = folder / f"{trainer.task.config.stage}-step-{trainer.step:06d}.pt"
+        if same.exists():
+            link(same, folder / BEST)
+        else:
+            ckpt.save(folder / BEST, checkpoint())
+        write_json(folder / BEST_RECORD, {"step": trainer.step, key: value})
+
+    def _guard(self, what: str, work: Callable[[], _T]) -> _T | None:
         """`work`'s result; a warning and None if it fails: a picture is not worth a day of training."""
         try:
-            self._tick()
             return work()
-        except _StopAsked:
-            return None
         except Exception as error:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             self._warn(f"{what} could not be made ({reason}); training goes on")
             return None
 
-    def _keep_best(self, trainer: Trainer, key: str, value: float) -> None:
-        """Keep the step's checkpoint as ``checkpoints/best.pt`` if no earlier one has a lower value."""
-        folder = self._run.checkpoint_folder
-        best, record = folder / "best.pt", folder / "best.json"
-        before = read_json(record).get(key)
-        if isinstance(before, (int, float)) and before <= value and best.exists():
-            return
-        same = folder / f"{trainer.task.config.stage}-step-{trainer.step:06d}.pt"
-        if same.exists():
-            link(same, best)
-        else:
-            ckpt.save(best, trainer.checkpoint())
-        write_json(record, {"step": trainer.step, key: value})
+
+def best_so_far(run: Run, key: str) -> tuple[int | None, float]:
+    """Step and value of ``best.pt``; infinite without one."""
+    record = read_json(run.checkpoint_folder / BEST_RECORD)
+    step, value = record.get("step"), record.get(key)
+    if not isinstance(step, int) or not isinstance(value, float) or not (run.checkpoint_folder / BEST).exists():
+        return None, math.inf
+    return step, value
 
 
 def preview_files(folder: Path, stem: str) -> dict[str, Path]:

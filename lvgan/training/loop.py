@@ -56,8 +56,8 @@ def train(task: Task, run: Run, *, progress: bool = True) -> int:
     try:
         with stop_signals() as stop:
             means, finite = _Means(), Finite()
-            hooks = Hooks(run, log, _warn, stop)
-            hooks.catch_up(trainer)
+            hooks = Hooks(run, _warn)
+            hooks.keep_best(trainer, trainer.checkpoint)
             while trainer.step < settings.steps:
                 started = time.perf_counter()
                 values = trainer.run_step()
@@ -70,10 +70,13 @@ def train(task: Task, run: Run, *, progress: bool = True) -> int:
                     logged = means.take()
                     bar.set_postfix_str(_brief(logged))
                     log.write(trainer.step, logged)
+                seen = (trainer.step % settings.sample_every == 0 or done) and not stop
+                if seen and (measured := hooks.look(trainer, log)):
+                    log.write(trainer.step, measured)
                 if (trainer.step % settings.checkpoint_every == 0 or done or stop) and finite.now:
                     save()
-                if (trainer.step % settings.sample_every == 0 or done) and not stop:
-                    hooks.sample(trainer)
+                if seen and finite.now:
+                    hooks.keep_best(trainer, trainer.checkpoint)
                 if stop:
                     raise Stopped(stop[0], trainer.step)
             save()  # of a run of no steps

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +80,9 @@ class LrTask(DataTask):
         write_clip_preview(torch.stack(videos), folder, f"step-{step:06d}")
         write_long_preview(LrVideo(generator, 0, segment=frames), frames, folder, f"step-{step:06d}-long")
 
-    def measure(self, generator: nn.Module, folder: Path, tick: Callable[[], None]) -> dict[str, float]:
+    def measure(self, generator: nn.Module, folder: Path) -> dict[str, float]:
         """How far colours over time are from the data's."""
         assert isinstance(generator, LrGenerator)
         if self.config.training.metric_clips == 0:
             return {}
-        return {BEST_BY["lr"]: color_area(generator, self.config, self._dataset, folder, tick)}
+        return {BEST_BY["lr"]: color_area(generator, self.config, self._dataset, folder)}

@@ -47,7 +47,6 @@ from lvgan.seeding import derive, torch_generator
 BEST_BY = {"lr": "metric/color_area", "sr": "metric/sr_distance"}
 COLOR_FRAMES = 128  # the paper's protocol
 REAL_CLIPS = 4  # real clips for each generated one: they are measured once
-Tick = Callable[[], None]  # called after each clip; may raise to stop
 
 # --- low resolution -------------------------------------------------------------------------------
 
@@ -59,7 +58,7 @@ def color_frames(dataset: ClipDataset, frames: int) -> int:
     return COLOR_FRAMES if 2 * long_enough >= len(lengths) else frames
 
 
-def color_area(generator: LrGenerator, config: cfg.LrConfig, dataset: ClipDataset, folder: Path, tick: Tick) -> float:
+def color_area(generator: LrGenerator, config: cfg.LrConfig, dataset: ClipDataset, folder: Path) -> float:
     """Distance of the colour similarity curves of `generator` and the data.
 
     Args:
@@ -70,7 +69,7 @@ def color_area(generator: LrGenerator, config: cfg.LrConfig, dataset: ClipDatase
     """
     frames = color_frames(dataset, config.data.frames)
     clips = config.training.metric_clips
-    real = real_color_curve(dataset, frames, REAL_CLIPS * clips, folder / "real-color.json", tick)
+    real = real_color_curve(dataset, frames, REAL_CLIPS * clips, folder / "real-color.json")
     made = CurveAccumulator("generated")
     for index in range(clips):
         # Segments of the trained length: what trains fits into memory.
@@ -78,12 +77,11 @@ def color_area(generator: LrGenerator, config: cfg.LrConfig, dataset: ClipDatase
         if not bool(torch.isfinite(clip).all()):
             raise DataError("the generator makes NaN or infinite values")
         made.add(np.stack([frame_array(frame) for frame in clip.unbind(1)]))
-        tick()
     difference = made.result().mean - real
     return float(np.abs(difference[1:]).mean())
 
 
-def real_color_curve(dataset: ClipDataset, frames: int, clips: int, cache: Path, tick: Tick) -> np.ndarray:
+def real_color_curve(dataset: ClipDataset, frames: int, clips: int, cache: Path) -> np.ndarray:
     """Mean colour similarity of `clips` random clips of the data, float64 [frames]; measured once, then read."""
     key = {
         "measure": "color similarity",
@@ -98,7 +96,7 @@ def real_color_curve(dataset: ClipDataset, frames: int, clips: int, cache: Path,
     if {k: stored.get(k) for k in key} == key and len(stored.get("mean") or ()) == frames:
         return np.asarray(stored["mean"], np.float64)
     source = ShardSource(dataset.root, "footage", dataset.lr)
-    curve = measure_similarity(source, clips=clips, frames=frames, real=True, progress=lambda done: tick())
+    curve = measure_similarity(source, clips=clips, frames=frames, real=True)
     write_json(cache, {**key, "clips": curve.clips, "mean": curve.mean.tolist()})
     return curve.mean
 
@@ -106,9 +104,7 @@ def real_color_curve(dataset: ClipDataset, frames: int, clips: int, cache: Path,
 # --- super-resolution -----------------------------------------------------------------------------
 
 
-def sr_distance(
-    generator: SrGenerator, clips: Callable[[int], Sequence[Tensor]], count: int, tick: Tick
-) -> dict[str, float]:
+def sr_distance(generator: SrGenerator, clips: Callable[[int], Sequence[Tensor]], count: int) -> dict[str, float]:
     """The measures of super-resolution, see the module's description.
 
     Args:
@@ -123,7 +119,6 @@ def sr_distance(
         with torch.inference_mode():
             made = generator(z.to(device), from_bytes(small)[None].to(device))[0].float().cpu()
         sums.add(made, from_bytes(large))
-        tick()
     return sums.result()
 
 
@@ -173,7 +168,6 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
-
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:

@@ -42,9 +42,7 @@ def write_pair_preview(low: Tensor, made: Tensor, high: Tensor, folder: Path, na
     write_video(tall.unbind(1), folder / f"{name}.mp4")
 
 
-def write_long_pair_preview(
-    dataset: ClipDataset, generator: SrGenerator, frames: int, folder: Path, name: str
-) -> None:
+def write_long_pair_preview(dataset: ClipDataset, generator: SrGenerator, frames: int, folder: Path, name: str) -> None:
     """The first clip's first `frames` frames (or as many as it has): input, output and truth side by side (MP4)."""
     clip = dataset.clips[0]
     count = min(frames, clip.frames)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +97,8 @@ class SrTask(DataTask):
         write_pair_preview(middle, torch.stack(made), high, folder, f"step-{step:06d}")
         write_long_pair_preview(self._dataset, generator, 8 * high.shape[2], folder, f"step-{step:06d}-long")
 
-    def measure(self, generator: nn.Module, folder: Path, tick: Callable[[], None]) -> dict[str, float]:
+    def measure(self, generator: nn.Module, folder: Path) -> dict[str, float]:
         """How far real low resolution, enlarged, is from the real high resolution."""
         assert isinstance(generator, SrGenerator)
         count = self.config.training.metric_clips
-        return sr_distance(generator, self._batches.first, count, tick) if count else {}
+        return sr_distance(generator, self._batches.first, count) if count else {}

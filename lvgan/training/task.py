@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -101,9 +101,9 @@ class Task(Protocol):
         """Write what `generator` (the EMA) makes: ``step-NNNNNN.png`` and ``.mp4``, and ``step-NNNNNN-long.mp4``."""
         ...
 
-    def measure(self, generator: nn.Module, folder: Path, tick: Callable[[], None]) -> dict[str, float]:
+    def measure(self, generator: nn.Module, folder: Path) -> dict[str, float]:
         """Metrics of what `generator` (the EMA) makes (:mod:`lvgan.training.metrics`); none if they are off.
 
-        What is measured only once is kept in `folder`. `tick` is called after every clip and may raise.
+        What is measured only once is kept in `folder`, the run's.
         """
         ...
