@@ -21,6 +21,10 @@ MicroBatch = Annotated[int | None, typer.Option(help="training.micro_batch: clip
 Seed = Annotated[int | None, typer.Option(help="training.seed.")]
 Low = Annotated[str | None, typer.Option("--lr", metavar="HxW", help="data.lr.", show_default="what the data holds")]
 High = Annotated[str | None, typer.Option("--hr", metavar="HxW", help="data.hr.", show_default="what the data holds")]
+Wandb = Annotated[
+    bool,
+    typer.Option("--wandb", help="Send the log to Weights & Biases too; --set training.wandb=NAME names the project."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
 
@@ -37,6 +41,7 @@ def train_lr(
     seed: Seed = None,
     lr: Low = None,
     hr: High = None,
+    wandb: Wandb = False,
     device: Device = "auto",
 ) -> None:
     """Train the low-resolution network.
@@ -45,7 +50,7 @@ def train_lr(
     The same command goes on where it stopped.
     """
     flags = _flags(steps=steps, batch=batch, micro_batch=micro_batch, seed=seed, lr=lr, hr=hr)
-    _train("lr", data, run, new, preset, config, set_ or [], flags, device)
+    _train("lr", data, run, new, preset, config, set_ or [], flags, device, wandb)
 
 
 def train_sr(
@@ -61,6 +66,7 @@ def train_sr(
     seed: Seed = None,
     lr: Low = None,
     hr: High = None,
+    wandb: Wandb = False,
     device: Device = "auto",
 ) -> None:
     """Train the super-resolution network.
@@ -69,7 +75,7 @@ def train_sr(
     The same command goes on where it stopped.
     """
     flags = _flags(steps=steps, batch=batch, micro_batch=micro_batch, seed=seed, lr=lr, hr=hr)
-    _train("sr", data, run, new, preset, config, set_ or [], flags, device)
+    _train("sr", data, run, new, preset, config, set_ or [], flags, device, wandb)
 
 
 def _flags(lr: str | None, hr: str | None, **training: int | None) -> dict[str, Any]:
@@ -87,10 +93,11 @@ def _train(
     overrides: list[str],
     flags: dict[str, Any],
     device: str,
+    wandb: bool,
 ) -> None:
     from lvgan.training.session import Request, train_stage
 
-    request = Request(stage, data, preset, config, overrides, flags)
+    request = Request(stage, data, preset, config, overrides, flags, wandb)
     with exit_when_stopped():
         run = train_stage(request, run_name=run_name, new=new, device=device, say=typer.echo)
     typer.echo(next_command(run.newest_checkpoint(), stage, data))

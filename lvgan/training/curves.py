@@ -23,8 +23,10 @@ DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (5, 1.5, 1.5, 
 SMOOTHED_FROM = 30  # values; fewer are drawn as they are
 WINDOW = 0.04  # of a curve, over which it is smoothed
 KEPT = 2000  # values of a faint raw curve: more cannot be seen
+LEFT_OUT = ("time/preview",)
 GRID = "#e6e6e6"
 ALARM = "#c0392b"
+NOT_FINITE, EVENT = "not finite", "event"
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,6 @@ PANELS = (
     ),
     Panel("Health", {}),
     Panel("Seconds a step", {"time/seconds_per_step": "step"}),
-    Panel("Seconds a preview", {"time/preview": "preview"}),
     Panel("Other", {}),
 )  # fmt: skip
 
@@ -141,12 +142,16 @@ def plot_runs(histories: Sequence[History], output: Path) -> None:
     panels = _panels(histories)
     columns = min(3, max(1, math.ceil(math.sqrt(len(panels)))))
     rows = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(4.6 * columns, 3.0 * rows + 0.6), facecolor="white", layout="constrained")
+    figure = Figure(figsize=(4.6 * columns, 3.2 * rows + 0.6), facecolor="white", layout="constrained")
     shown = ", ".join(history.name for history in histories)
-    title = figure.suptitle(shown if len(shown) <= 80 else f"{len(histories)} runs", color=INK, fontsize=13)
+    named = shown if len(shown) <= 80 else f"{len(histories)} runs"
+    title = figure.suptitle(f"{named}: values by training step", color=INK, fontsize=13)
     title.set_parse_math(False)
+    last = max(curve.steps[-1] for history in histories for curve in history.curves.values())
     for place, panel in enumerate(panels, start=1):
-        _draw_panel(figure.add_subplot(rows, columns, place), panel, histories)
+        axes = figure.add_subplot(rows, columns, place)
+        _draw_panel(axes, panel, histories)
+        axes.set_xlim(0, 1.02 * last)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=130, metadata={"Software": None})
     _write(output, picture.getvalue())
@@ -154,7 +159,7 @@ def plot_runs(histories: Sequence[History], output: Path) -> None:
 
 def _panels(histories: Sequence[History]) -> list[Panel]:
     """The panels that have something to show."""
-    keys = sorted({key for history in histories for key in history.curves})
+    keys = sorted({key for history in histories for key in history.curves if key not in LEFT_OUT})
     placed = {name for panel in PANELS for name in panel.names}
     panels = []
     for panel in PANELS:
@@ -185,7 +190,7 @@ def _draw_panel(axes: Axes, panel: Panel, histories: Sequence[History]) -> None:
             _draw_curve(axes, curve, label, color, dashes)
             drawn.append(curve)
         for step, _ in history.events:
-            axes.axvline(step, color=ALARM, linewidth=0.7, alpha=0.5, zorder=1)
+            axes.axvline(step, color=ALARM, linewidth=0.7, alpha=0.5, zorder=1, label=EVENT)
     _style(axes, panel, drawn)
 
 
@@ -206,7 +211,7 @@ def _draw_curve(axes: Axes, curve: Curve, label: str, color: str, dashes: Any) -
     if len(bad):  # at the lower edge, whatever the scale
         axes.plot(
             bad, np.full(len(bad), 0.02), "x", color=ALARM, markersize=5, zorder=6,
-            transform=axes.get_xaxis_transform(), label="not finite",
+            transform=axes.get_xaxis_transform(), label=NOT_FINITE,
         )  # fmt: skip
 
 
@@ -217,8 +222,6 @@ def _style(axes: Axes, panel: Panel, curves: Sequence[Curve]) -> None:
     finite = np.concatenate([curve.values[np.isfinite(curve.values)] for curve in curves])
     if len(finite) and finite.min() > 0 and finite.max() > 50 * np.median(finite):
         axes.set_yscale("log")
-    axes.margins(x=0.02)
-    axes.set_xlabel("Step", color=INK, fontsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.grid(color=GRID, linewidth=0.7)
@@ -229,9 +232,13 @@ def _style(axes: Axes, panel: Panel, curves: Sequence[Curve]) -> None:
         axes.spines[side].set_color("#999999")
     axes.tick_params(colors=INK, labelsize=8)
     handles, labels = axes.get_legend_handles_labels()
-    unique = dict(zip(labels, handles, strict=True))  # "not finite" once
-    legend = axes.legend(list(unique.values()), list(unique), fontsize=7.5, labelcolor=INK, framealpha=0.8,
-                         edgecolor="none", loc="best")  # fmt: skip
+    found = sorted(zip(labels, handles, strict=True), key=lambda pair: pair[0] in (NOT_FINITE, EVENT))  # these last
+    unique = dict(found)  # and once
+    # Below the axes: it hides no curve.
+    legend = axes.legend(
+        list(unique.values()), list(unique), fontsize=7.5, labelcolor=INK, frameon=False, loc="upper center",
+        bbox_to_anchor=(0.5, -0.16), ncols=2 if max(map(len, unique)) > 16 else 3, borderaxespad=0,
+    )  # fmt: skip
     for text in legend.get_texts():
         text.set_parse_math(False)  # a $ in a name is a $
 
