@@ -274,7 +274,7 @@ def _scalar(kind: type, value: Any, key: str) -> Any:
             return value
         raise ConfigError(f"{key} is {value!r}, but true or false was expected")
     if kind is str:
-        return str(value)
+        return "" if value is None else str(value)  # `--set training.wandb=`
     try:
         if isinstance(value, bool):
             raise ValueError

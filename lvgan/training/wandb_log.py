@@ -26,7 +26,8 @@ def _package() -> Any:
     try:
         return importlib.import_module("wandb")
     except Exception as error:  # a broken installation fails in any way
-        reason = "is not installed" if isinstance(error, ModuleNotFoundError) else f"cannot be imported ({error})"
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "wandb"
+        reason = "is not installed" if missing else f"cannot be imported ({error})"
         raise MachineError(
             f"--wandb needs the package wandb, which {reason}; pip install 'lvgan[wandb]', "
             "or leave it out (--set training.wandb=)"
