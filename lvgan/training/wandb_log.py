@@ -96,11 +96,13 @@ class WandbLog:
 
 
 def _has_key(wandb: Any) -> bool:
-    """Whether a key is in the environment or in the file that ``wandb login`` writes."""
+    """Whether a key is in the environment or in the file that ``wandb login`` writes; asks nobody."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
     try:
-        return bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
-    except Exception:  # releases differ
-        return False
+        return bool(wandb.login(prompt=False))
+    except TypeError:  # an older release
+        return bool(wandb.api.api_key)
 
 
 def _stored_id(folder: Path) -> str:

@@ -88,6 +88,12 @@ class _FakeWandb(types.ModuleType):
         self.Image = lambda path: ("image", Path(path).name)
         self.Video = lambda path: ("video", Path(path).name)
 
+    def login(self, *, prompt: bool = True) -> bool:
+        assert not prompt
+        if self.fail == "login":
+            raise TypeError("no such argument: prompt")
+        return bool(self.api.api_key)
+
     def init(self, **options: Any) -> _FakeWandb:
         self._note("init", options)
         return self
@@ -117,10 +123,11 @@ def _no_wandb_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("key", "mode"), [(None, "offline"), ("secret", "online")])
+@pytest.mark.parametrize("release", ["new", "old"])
 def test_wandb_gets_what_is_logged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: cfg.Config, key: str | None, mode: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: cfg.Config, key: str | None, mode: str, release: str
 ) -> None:
-    fake = _FakeWandb(key=key)
+    fake = _FakeWandb("login" if release == "old" else "", key)
     monkeypatch.setitem(sys.modules, "wandb", fake)
     told: list[str] = []
     _picture(tmp_path / "a.png")
