@@ -62,9 +62,11 @@ def overview(run: Run) -> Overview:
     """One run; never raises because of what is in its folder."""
     try:
         return _overview(run)
+    except UnicodeDecodeError:
+        reason = f"{run.config_file} is not text"
     except (LvganError, OSError) as error:
         reason = f"it has no {run.config_file.name}" if not run.config_file.exists() else str(error)
-        return Overview(run.name, str(run.folder), "broken", age=_age(run), problem=reason)
+    return Overview(run.name, str(run.folder), "broken", age=_age(run), problem=reason)
 
 
 def _overview(run: Run) -> Overview:
