@@ -21,6 +21,11 @@ MicroBatch = Annotated[int | None, typer.Option(help="training.micro_batch: clip
 Seed = Annotated[int | None, typer.Option(help="training.seed.")]
 Low = Annotated[str | None, typer.Option("--lr", metavar="HxW", help="data.lr.", show_default="what the data holds")]
 High = Annotated[str | None, typer.Option("--hr", metavar="HxW", help="data.hr.", show_default="what the data holds")]
+Keep = Annotated[int | None, typer.Option(help="training.keep: newest checkpoints that stay; 0: all.")]
+Init = Annotated[
+    Path | None,
+    typer.Option(metavar="CKPT.pt", help="Start a new run from these weights (training.init).", show_default=False),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
 
@@ -35,6 +40,8 @@ def train_lr(
     batch: Batch = None,
     micro_batch: MicroBatch = None,
     seed: Seed = None,
+    keep: Keep = None,
+    init: Init = None,
     lr: Low = None,
     hr: High = None,
     device: Device = "auto",
@@ -44,7 +51,9 @@ def train_lr(
     It learns what happens, over how long, from whole clips of small frames.
     The same command goes on where it stopped.
     """
-    flags = _flags(steps=steps, batch=batch, micro_batch=micro_batch, seed=seed, lr=lr, hr=hr)
+    flags = _flags(
+        steps=steps, batch=batch, micro_batch=micro_batch, seed=seed, keep=keep, init=_absolute(init), lr=lr, hr=hr
+    )
     _train("lr", data, run, new, preset, config, set_ or [], flags, device)
 
 
@@ -59,6 +68,8 @@ def train_sr(
     batch: Batch = None,
     micro_batch: MicroBatch = None,
     seed: Seed = None,
+    keep: Keep = None,
+    init: Init = None,
     lr: Low = None,
     hr: High = None,
     device: Device = "auto",
@@ -68,11 +79,17 @@ def train_sr(
     It learns what the world looks like close up, from a few frames at a time.
     The same command goes on where it stopped.
     """
-    flags = _flags(steps=steps, batch=batch, micro_batch=micro_batch, seed=seed, lr=lr, hr=hr)
+    flags = _flags(
+        steps=steps, batch=batch, micro_batch=micro_batch, seed=seed, keep=keep, init=_absolute(init), lr=lr, hr=hr
+    )
     _train("sr", data, run, new, preset, config, set_ or [], flags, device)
 
 
-def _flags(lr: str | None, hr: str | None, **training: int | None) -> dict[str, Any]:
+def _absolute(path: Path | None) -> str | None:
+    return None if path is None else str(path.resolve())
+
+
+def _flags(lr: str | None, hr: str | None, **training: int | str | None) -> dict[str, Any]:
     flags: dict[str, dict[str, Any]] = {"data": {"lr": lr, "hr": hr}, "training": dict(training)}
     return {part: {k: v for k, v in values.items() if v is not None} for part, values in flags.items()}
 
@@ -104,7 +121,7 @@ def exit_when_stopped() -> Iterator[None]:
     try:
         yield
     except Stopped as stopped:
-        typer.echo(f"lvgan: {stopped}, checkpoint written; run the same command again to go on", err=True)
+        typer.echo(f"lvgan: {stopped}; run the same command again to go on", err=True)
         raise typer.Exit(128 + stopped.signum) from None
 
 

@@ -98,7 +98,7 @@ def train_stage(
     if target.type == "cpu" and sum(p.numel() for p in task.generator.parameters()) > 10_000_000:
         say("a network of this size is made for GPUs: on a CPU a step takes minutes (--preset tiny is a first look)")
     with contextlib.closing(task), _out_of_memory(config):
-        train(task, run, progress=progress)
+        train(task, run, progress=progress, say=say)
     shown = f"; previews are in {run.sample_folder}" if any(run.sample_folder.iterdir()) else ""
     say(f"{run.folder} is complete at step {run.step}{shown}")
     return run

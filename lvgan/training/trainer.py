@@ -1,7 +1,7 @@
 """One step of training, for both networks: generator, discriminator, R1 (every 16th), average.
 
-All randomness is a function of (seed, step, phase, clip), so that neither a restart nor the number of
-micro-batches changes the result.
+All randomness is a function of (seed, attempt, step, phase, clip), so that neither a restart nor the number
+of micro-batches changes the result.
 """
 
 from __future__ import annotations
@@ -14,24 +14,37 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lvgan import checkpoint as ckpt
 from lvgan import config as cfg
 from lvgan.errors import CheckpointError
 from lvgan.models.build import load_weights
-from lvgan.training import losses
+from lvgan.seeding import derive
+from lvgan.training import health, losses
 from lvgan.training.ema import ema_decay, update_ema
 from lvgan.training.task import Phase, Sample, Task
+from lvgan.training.transfer import frozen_parameters
+
+ATTEMPT_STRIDE = 10**9  # steps: after a roll-back the batches are those of so many steps later
 
 
 class Trainer:
-    """A task with its optimisers, average and step counter."""
+    """A task with its optimisers, average and step counter.
+
+    Attributes:
+        attempt: how often the run was rolled back; the randomness of a step depends on it.
+        bad_gradients: by phase of the last step, the parameters whose gradients were not finite. Such a
+            phase changes neither weights nor optimisers.
+    """
 
     def __init__(self, task: Task) -> None:
         self.task = task
         self.settings: cfg.Training = task.config.training
         self.step = 0
+        self.attempt = 0
+        self.bad_gradients: dict[str, list[str]] = {}
+        self._frozen = frozen_parameters(task)
         self.average = copy.deepcopy(task.generator).eval().requires_grad_(False)
         s = self.settings
         lazy = s.r1_every / (s.r1_every + 1)  # R1's steps are extra steps of the discriminator's optimiser
@@ -47,7 +60,8 @@ class Trainer:
         """One step of both networks; the values to log."""
         s, task = self.settings, self.task
         self._set_rates()
-        real = task.real(self.step)
+        self.bad_gradients = {}
+        real = task.real(self.step + self.attempt * ATTEMPT_STRIDE)
         values = self._train_generator(real)
         values |= self._train_discriminator(real)
         if self.step % s.r1_every == 0:
@@ -65,33 +79,34 @@ class Trainer:
         """Micro-batches of the real clips, each with its place in the batch."""
         total = len(real[0])
         size = self.settings.micro_batch or total
+        seed = derive(self.settings.seed, "attempt", self.attempt) if self.attempt else self.settings.seed
         for first in range(0, total, size):
             clips = range(first, min(first + size, total))
             part = tuple(x[first : clips.stop] for x in real)
-            yield part, Phase(self.settings.seed, self.step, phase, clips)
+            yield part, Phase(seed, self.step, phase, clips)
 
     def _train_generator(self, real: Sample) -> dict[str, float]:
         task = self.task
-        with self._training(task.generator, self.optimizers[0]) as parameters:
+        with self._training("generator", task.generator, self.optimizers[0]):
             total = 0.0
             for part, phase in self._chunks(real, "generator"):
                 logits = task.judge(task.fake(part, phase.of("fake"), update_ema=False), phase)
                 loss = losses.generator_loss(logits).sum() / len(real[0])
                 loss.backward()
                 total += loss.item()
-            bad = losses.clean_gradients(parameters)
-        return {"loss/generator": total, "health/bad_generator_gradients": float(bad)}
+        return {"loss/generator": total, "health/bad_generator_gradients": self._bad("generator")}
 
     def _train_discriminator(self, real: Sample) -> dict[str, float]:
         task, count = self.task, len(real[0])
-        with self._training(task.discriminator, self.optimizers[1]) as parameters:
+        running = self._running_means()
+        with self._training("discriminator", task.discriminator, self.optimizers[1]):
             sums = {
                 "loss/discriminator_fake": 0.0,
                 "loss/discriminator_real": 0.0,
                 "logits/fake": 0.0,
                 "logits/real": 0.0,
             }
-            judged = []
+            judged, fakes = [], []
             for part, phase in self._chunks(real, "discriminator"):
                 with torch.no_grad():
                     fake = task.fake(part, phase.of("fake"), update_ema=True)
@@ -102,17 +117,22 @@ class Trainer:
                 real_loss = losses.discriminator_loss_real(real_logits).sum() / count
                 real_loss.backward()
                 judged.append(real_logits.detach())
+                fakes.append(health.describe(fake[-1]))
                 sums["loss/discriminator_fake"] += fake_loss.item()
                 sums["loss/discriminator_real"] += real_loss.item()
                 sums["logits/fake"] += fake_logits.sum().item() / count
                 sums["logits/real"] += real_logits.sum().item() / count
-            bad = losses.clean_gradients(parameters)
-        adapted = task.adapt(self.step, torch.cat(judged))
-        return sums | adapted | {"health/bad_discriminator_gradients": float(bad)}
+        spread = health.spread(fakes, [health.describe(real[-1])])
+        bad = {"health/bad_discriminator_gradients": self._bad("discriminator")}
+        if self._bad("discriminator"):  # skipped: the running means too
+            for buffer, kept in running:
+                buffer.copy_(kept)
+            return sums | spread | bad
+        return sums | task.adapt(self.step, torch.cat(judged)) | spread | bad
 
     def _penalise(self, real: Sample) -> dict[str, float]:
         s, task, count = self.settings, self.task, len(real[0])
-        with self._training(task.discriminator, self.optimizers[1]) as parameters:
+        with self._training("r1", task.discriminator, self.optimizers[1]):
             total = 0.0
             for part, phase in self._chunks(real, "r1"):
                 penalty, logits = losses.r1_penalty(partial(task.judge, phase=phase), part)
@@ -120,18 +140,29 @@ class Trainer:
                 loss = (penalty.sum() * (0.5 * s.r1_gamma) + 0 * logits.sum()) / count
                 (loss * s.r1_every).backward()
                 total += penalty.sum().item() / count
-            losses.clean_gradients(parameters)
         return {"loss/r1": total}
 
     @contextmanager
-    def _training(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[list[nn.Parameter]]:
-        """Gradients for one network alone; its optimiser steps at the end."""
-        parameters = list(network.parameters())
+    def _training(self, phase: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+        """Gradients for one network alone; its optimiser steps at the end, if all of them are finite."""
         for module in (self.task.generator, self.task.discriminator):
             module.requires_grad_(module is network)
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)
         optimizer.zero_grad(set_to_none=True)
-        yield parameters
-        optimizer.step()
+        yield
+        self.bad_gradients[phase] = health.bad_gradients(network)
+        if not self.bad_gradients[phase]:
+            optimizer.step()
+
+    def _bad(self, phase: str) -> float:
+        """How many parameters had a gradient that is not finite."""
+        return float(len(self.bad_gradients[phase]))
+
+    def _running_means(self) -> list[tuple[Tensor, Tensor]]:
+        """The generator's buffers that training moves, and copies of them."""
+        kept = self.task.generator.state_dict()
+        return [(b, b.clone()) for name, b in self.task.generator.named_buffers() if name in kept]
 
     # --- state ------------------------------------------------------------------------------------
 
@@ -141,6 +172,7 @@ class Trainer:
         return ckpt.new_checkpoint(
             task.config.stage,
             step=self.step,
+            attempt=self.attempt,
             config=cfg.to_dict(task.config),
             generator=task.generator.state_dict(),
             generator_ema=self.average.state_dict(),
@@ -156,7 +188,10 @@ class Trainer:
         Raises:
             CheckpointError: damaged, or of other networks.
         """
-        loaded = ckpt.load(path, self.task.config.stage)
+        self.restore(ckpt.load(path, self.task.config.stage), path)
+
+    def restore(self, loaded: dict[str, Any], path: Path) -> None:
+        """As :meth:`load`, of a checkpoint that was read from `path`."""
         if loaded["data"] != self.task.data_record():
             raise CheckpointError(
                 f"{path} was trained on other data than {self.task.config.data.path} holds now; "
@@ -169,3 +204,4 @@ class Trainer:
             optimizer.load_state_dict(state)
         self.task.load_state(loaded["ada"])
         self.step = int(loaded["step"])
+        self.attempt = int(loaded.get("attempt", 0))
