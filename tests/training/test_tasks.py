@@ -11,9 +11,11 @@ from lvgan import config as cfg
 from lvgan.data.dataset import ClipDataset
 from lvgan.data.prepare import prepare
 from lvgan.sizes import Size
+from lvgan.training.logging import read_log
 from lvgan.training.loop import train
 from lvgan.training.lr import LrTask
 from lvgan.training.runs import Run
+from lvgan.training.scalars import SCALARS
 from lvgan.training.sr import SrTask
 from lvgan.training.task import Phase
 from lvgan.training.trainer import Trainer
@@ -154,3 +156,12 @@ def test_both_halves_get_one_transform(shards: Path) -> None:
     # (the warp may bring borders into the middle: compare where both stayed inside)
     same = (seen[0] - seen[1]).abs().amax((1, 2))[:, 6:10, 12:20]
     assert (same < 1e-3).float().mean() > 0.5
+
+
+@pytest.mark.parametrize("stage", ["lr", "sr"])
+def test_every_logged_number_is_documented(stage: str, shards: Path, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    train(_task(stage, shards, steps=2, log_every=1), run, progress=False)
+    logged = {key for line in read_log(run.folder / "log.jsonl") for key in line} - {"step"}
+    ours = {key for key in SCALARS if stage == "sr" or not key.startswith("ada/")}
+    assert logged == ours
