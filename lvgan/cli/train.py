@@ -26,6 +26,10 @@ Init = Annotated[
     Path | None,
     typer.Option(metavar="CKPT.pt", help="Start a new run from these weights (training.init).", show_default=False),
 ]
+Wandb = Annotated[
+    bool,
+    typer.Option("--wandb", help="Send the log to Weights & Biases too; --set training.wandb=NAME names the project."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
 
@@ -44,6 +48,7 @@ def train_lr(
     init: Init = None,
     lr: Low = None,
     hr: High = None,
+    wandb: Wandb = False,
     device: Device = "auto",
 ) -> None:
     """Train the low-resolution network.
@@ -54,7 +59,7 @@ def train_lr(
     flags = _flags(
         steps=steps, batch=batch, micro_batch=micro_batch, seed=seed, keep=keep, init=_absolute(init), lr=lr, hr=hr
     )
-    _train("lr", data, run, new, preset, config, set_ or [], flags, device)
+    _train("lr", data, run, new, preset, config, set_ or [], flags, device, wandb)
 
 
 def train_sr(
@@ -72,6 +77,7 @@ def train_sr(
     init: Init = None,
     lr: Low = None,
     hr: High = None,
+    wandb: Wandb = False,
     device: Device = "auto",
 ) -> None:
     """Train the super-resolution network.
@@ -82,7 +88,7 @@ def train_sr(
     flags = _flags(
         steps=steps, batch=batch, micro_batch=micro_batch, seed=seed, keep=keep, init=_absolute(init), lr=lr, hr=hr
     )
-    _train("sr", data, run, new, preset, config, set_ or [], flags, device)
+    _train("sr", data, run, new, preset, config, set_ or [], flags, device, wandb)
 
 
 def _absolute(path: Path | None) -> str | None:
@@ -104,10 +110,11 @@ def _train(
     overrides: list[str],
     flags: dict[str, Any],
     device: str,
+    wandb: bool,
 ) -> None:
     from lvgan.training.session import Request, train_stage
 
-    request = Request(stage, data, preset, config, overrides, flags)
+    request = Request(stage, data, preset, config, overrides, flags, wandb)
     with exit_when_stopped():
         run = train_stage(request, run_name=run_name, new=new, device=device, say=typer.echo)
     typer.echo(next_command(run.newest_checkpoint(), stage, data))

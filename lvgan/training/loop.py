@@ -17,14 +17,16 @@ import torch
 from tqdm import tqdm
 
 from lvgan import checkpoint as ckpt
-from lvgan.errors import DataError, LvganError, MachineError, TrainingError
+from lvgan.errors import DataError, MachineError, TrainingError
 from lvgan.training import health
+from lvgan.training.hooks import Hooks
 from lvgan.training.logging import RunLog, read_log
 from lvgan.training.runs import Run, check_same_settings
 from lvgan.training.signals import LeaveNow, Stopped, StopSignals, stop_signals
 from lvgan.training.task import Task
 from lvgan.training.trainer import Trainer
 from lvgan.training.transfer import start_from
+from lvgan.training.wandb_log import WandbLog
 
 #: A cluster gives 30 seconds between SIGTERM and SIGKILL. Steps that last longer than this many seconds are
 #: left at once, and the state from before them is written: a copy in the CPU's memory, which costs each of
@@ -76,6 +78,7 @@ class _Loop:
         self.settings = task.config.training
         self.trainer = Trainer(task)
         self.monitor = health.Monitor(limits)
+        self.hooks = Hooks(run, self.say)
         self.means = _Means()
         self.rollbacks: list[dict[str, Any]] = []
         self.provenance: dict[str, Any] = {}
@@ -130,7 +133,8 @@ class _Loop:
 
     def _open_log(self) -> RunLog:
         """The log up to the step that is done. Roll-backs stand in the checkpoint; here they are repeated."""
-        log = RunLog(self.run.folder, self.trainer.step)
+        tracker = WandbLog(self.task.config, self.run.folder, self.say) if self.settings.wandb else None
+        log = RunLog(self.run.folder, self.trainer.step, tracker)
         known = [line.get("attempt") for line in read_log(self.run.folder / "log.jsonl")]
         for rollback in self.rollbacks:
             if rollback["attempt"] not in known:
@@ -149,6 +153,7 @@ class _Loop:
         s, trainer = self.settings, self.trainer
         if self.unseen:
             self._look(stop)
+        self.hooks.keep_best(trainer, self._checkpoint)
         while trainer.step < s.steps:
             values = self._step(stop)
             done = trainer.step == s.steps
@@ -162,11 +167,14 @@ class _Loop:
                 logged = self.means.take()
                 self.bar.set_postfix_str(_brief(logged))
                 self._log(logged)
-            if trainer.step % s.sample_every == 0 or done:
+            looked = trainer.step % s.sample_every == 0 or done
+            if looked:
                 self._look(stop)
             due = trainer.step % s.checkpoint_every == 0 and self.monitor.well
             if done or due:
                 self._save(last=done)
+            if looked and self.monitor.well and not self.unseen:
+                self.hooks.keep_best(trainer, self._checkpoint)
             if stop:
                 self._leave(stop)
         self._save(last=True)  # of a run of no steps
@@ -200,19 +208,18 @@ class _Loop:
         return values
 
     def _look(self, stop: StopSignals) -> None:
-        """The previews of the step that is done; a signal puts them off, an error does not stop training."""
+        """Previews and metrics of the step that is done; a signal puts them off."""
         self.unseen = True
         if stop:
             return
         try:
             stop.at_once = True
-            self.task.preview(self.trainer.average, self.run.sample_folder, self.trainer.step)
+            measured = self.hooks.look(self.trainer, self.log)
             stop.at_once = False
         except LeaveNow:
             return
-        except (LvganError, OSError) as error:
-            stop.at_once = False
-            self._say_once("preview", f"step {self.trainer.step}: no preview ({error}); training goes on without")
+        if measured:
+            self._log(measured)
         self.unseen = False
 
     def _leave(self, stop: StopSignals) -> None:

@@ -17,7 +17,8 @@ from lvgan.models import build
 from lvgan.models.lr_generator import LrGenerator
 from lvgan.seeding import seeded
 from lvgan.training.data_task import DataTask
-from lvgan.training.preview import write_clip_preview
+from lvgan.training.metrics import BEST_BY, color_area
+from lvgan.training.preview import write_clip_preview, write_long_preview
 from lvgan.training.task import Phase, Sample
 
 
@@ -72,8 +73,16 @@ class LrTask(DataTask):
         """Nothing adapts here."""
 
     def preview(self, generator: nn.Module, folder: Path, step: int) -> None:
-        """Six clips of the average generator, always of the same seeds."""
+        """Six clips of the average generator and a long one, always of the same seeds."""
         assert isinstance(generator, LrGenerator)
         frames = self.config.data.frames
         videos = [LrVideo(generator, seed, segment=frames).clip(0, frames) for seed in range(6)]
         write_clip_preview(torch.stack(videos), folder, f"step-{step:06d}")
+        write_long_preview(LrVideo(generator, 0, segment=frames), frames, folder, f"step-{step:06d}-long")
+
+    def measure(self, generator: nn.Module, folder: Path) -> dict[str, float]:
+        """How far colours over time are from the data's."""
+        assert isinstance(generator, LrGenerator)
+        if self.config.training.metric_clips == 0:
+            return {}
+        return {BEST_BY["lr"]: color_area(generator, self.config, self._dataset, folder)}

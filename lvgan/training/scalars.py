@@ -1,4 +1,5 @@
-"""What the numbers of ``log.jsonl`` and TensorBoard mean. Each is a mean over the steps since the last line."""
+"""What the numbers of ``log.jsonl`` and TensorBoard mean. Each is a mean over the steps since the last line,
+but for metrics, which are measured at previews (:mod:`lvgan.training.metrics`)."""
 
 from __future__ import annotations
 
@@ -22,6 +23,16 @@ SCALARS = {
     "health/real_motion": "the same of the batch of real clips",
     "health/largest_magnitude": "largest running mean square of the generator's features, which layers divide by; "
     "starts at 1",
+    "metric/color_area": "mean absolute difference of the colour similarity curves of generated and real clips, "
+    "measured at previews; lower is better (low resolution)",
+    "metric/low_error": "error of super-resolved real clips averaged down to low resolution, over the contrast of the "
+    "real ones; 0 is perfect, 1 a blank picture (super-resolution)",
+    "metric/detail": "what is finer than a pixel of low resolution, generated over real; below 1 is blurred "
+    "(super-resolution)",
+    "metric/sharpness": "what is finer than 2x2 pixels, generated over real (super-resolution)",
+    "metric/flicker": "change of the detail from frame to frame, generated over real (super-resolution)",
+    "metric/sr_distance": "low_error + mean |log2| of the three ratios; lower is better (super-resolution)",
+    "time/preview": "wall-clock time of previews and metrics, in seconds",
     "time/seconds_per_step": "wall-clock time of a training step, without log, preview and checkpoint",
 }
 

@@ -19,6 +19,7 @@ from lvgan.training.loop import train
 from lvgan.training.lr import LrTask
 from lvgan.training.runs import RUNS, Run, choose_run
 from lvgan.training.sr import SrTask
+from lvgan.training.wandb_log import check_wandb
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Request:
     """What a user asks for.
 
     `preset` and `config_file` give the base (the paper's preset where neither is named), `overrides` and
-    `flags` (nested plain values) are put on top, in this order.
+    `flags` (nested plain values) are put on top, in this order. `wandb` gives training.wandb a name if it has none.
     """
 
     stage: str
@@ -35,6 +36,7 @@ class Request:
     config_file: Path | None = None
     overrides: Sequence[str] = ()
     flags: Mapping[str, Any] = field(default_factory=dict)
+    wandb: bool = False
 
     def resolve(self, stored: cfg.Config | None) -> cfg.Config:
         """The configuration for a run; a stored one is the base where no other was named."""
@@ -51,6 +53,8 @@ class Request:
                 raise ConfigError(f"--set {override} names the data, but the command's argument does; change that")
             values = cfg.merge(values, over)
         values = cfg.merge(values, self.flags)
+        if self.wandb and not dict(cfg.flatten(values)).get("training.wandb"):
+            values = cfg.merge(values, {"training": {"wandb": "lvgan"}})
         values = cfg.merge(values, {"data": {"path": self._path}})
         config = cfg.build(self.stage, values)
         return _with_sizes(config)
@@ -89,6 +93,8 @@ def train_stage(
     if choice.finished:
         say(choice.message)
         return run
+    if config.training.wandb:
+        check_wandb()
     dataset = _dataset(config)
     task: LrTask | SrTask
     task = LrTask(config, dataset, target) if isinstance(config, cfg.LrConfig) else SrTask(config, dataset, target)

@@ -16,7 +16,8 @@ from lvgan.models.sr_generator import SrGenerator
 from lvgan.pixels import from_bytes
 from lvgan.seeding import seeded
 from lvgan.training.data_task import DataTask
-from lvgan.training.preview import write_pair_preview
+from lvgan.training.metrics import sr_distance
+from lvgan.training.preview import write_long_pair_preview, write_pair_preview
 from lvgan.training.task import Phase, Sample, take
 
 
@@ -85,7 +86,7 @@ class SrTask(DataTask):
         self._controller.load_state_dict(state)
 
     def preview(self, generator: nn.Module, folder: Path, step: int) -> None:
-        """Four real clips, enlarged: input, output, truth."""
+        """Four real clips, enlarged: input, output, truth; and a long one, as a stream."""
         assert isinstance(generator, SrGenerator)
         low, high = (from_bytes(x) for x in self._batches.first(4))
         context = self.config.data.context
@@ -94,3 +95,10 @@ class SrTask(DataTask):
             made = [generator(z, clip[None].to(self.device))[0].cpu() for clip in low]
         middle = low[:, :, context : low.shape[2] - context]
         write_pair_preview(middle, torch.stack(made), high, folder, f"step-{step:06d}")
+        write_long_pair_preview(self._dataset, generator, 8 * high.shape[2], folder, f"step-{step:06d}-long")
+
+    def measure(self, generator: nn.Module, folder: Path) -> dict[str, float]:
+        """How far real low resolution, enlarged, is from the real high resolution."""
+        assert isinstance(generator, SrGenerator)
+        count = self.config.training.metric_clips
+        return sr_distance(generator, self._batches.first, count) if count else {}

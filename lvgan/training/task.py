@@ -98,5 +98,12 @@ class Task(Protocol):
         ...
 
     def preview(self, generator: nn.Module, folder: Path, step: int) -> None:
-        """Write pictures of what `generator` (the EMA) makes."""
+        """Write what `generator` (the EMA) makes: ``step-NNNNNN.png`` and ``.mp4``, and ``step-NNNNNN-long.mp4``."""
+        ...
+
+    def measure(self, generator: nn.Module, folder: Path) -> dict[str, float]:
+        """Metrics of what `generator` (the EMA) makes (:mod:`lvgan.training.metrics`); none if they are off.
+
+        What is measured only once is kept in `folder`, the run's.
+        """
         ...

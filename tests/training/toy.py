@@ -47,6 +47,9 @@ class ToyTask:
     def load_state(self, state: dict[str, Any]) -> None:
         self.adapted = state["adapted"]
 
+    def measure(self, generator: nn.Module, folder: Path) -> dict[str, float]:
+        return {}
+
     def data_record(self) -> dict[str, Any]:
         return {"fingerprint": "toy"}
 
