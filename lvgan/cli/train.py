@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,14 @@ Seed = Annotated[int | None, typer.Option(help="training.seed.")]
 Low = Annotated[str | None, typer.Option("--lr", metavar="HxW", help="data.lr.", show_default="what the data holds")]
 High = Annotated[str | None, typer.Option("--hr", metavar="HxW", help="data.hr.", show_default="what the data holds")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Gpus = Annotated[
+    str,
+    typer.Option(
+        metavar="N|auto",
+        help="GPUs of this machine to share each batch: a number, or auto for all. With --device cpu: processes. "
+        "Several machines: run the command under torchrun.",
+    ),
+]
 
 
 def train_lr(
@@ -38,6 +47,7 @@ def train_lr(
     lr: Low = None,
     hr: High = None,
     device: Device = "auto",
+    gpus: Gpus = "1",
 ) -> None:
     """Train the low-resolution network.
 
@@ -45,7 +55,7 @@ def train_lr(
     The same command goes on where it stopped.
     """
     flags = _flags(steps=steps, batch=batch, micro_batch=micro_batch, seed=seed, lr=lr, hr=hr)
-    _train("lr", data, run, new, preset, config, set_ or [], flags, device)
+    _train("lr", data, run, new, preset, config, set_ or [], flags, device, gpus)
 
 
 def train_sr(
@@ -62,6 +72,7 @@ def train_sr(
     lr: Low = None,
     hr: High = None,
     device: Device = "auto",
+    gpus: Gpus = "1",
 ) -> None:
     """Train the super-resolution network.
 
@@ -69,7 +80,7 @@ def train_sr(
     The same command goes on where it stopped.
     """
     flags = _flags(steps=steps, batch=batch, micro_batch=micro_batch, seed=seed, lr=lr, hr=hr)
-    _train("sr", data, run, new, preset, config, set_ or [], flags, device)
+    _train("sr", data, run, new, preset, config, set_ or [], flags, device, gpus)
 
 
 def _flags(lr: str | None, hr: str | None, **training: int | None) -> dict[str, Any]:
@@ -87,24 +98,38 @@ def _train(
     overrides: list[str],
     flags: dict[str, Any],
     device: str,
+    gpus: str,
 ) -> None:
+    from lvgan.training import launch
+
+    launch.follow_launcher()
+    count = launch.count_processes(gpus, device)
+    if count > 1:
+        raise typer.Exit(launch.launch([sys.executable, "-m", "lvgan", *sys.argv[1:]], count))
+
     from lvgan.training.session import Request, train_stage
 
     request = Request(stage, data, preset, config, overrides, flags)
     with exit_when_stopped():
         run = train_stage(request, run_name=run_name, new=new, device=device, say=typer.echo)
-    typer.echo(next_command(run.newest_checkpoint(), stage, data))
+    if launch.is_first():
+        typer.echo(next_command(run.newest_checkpoint(), stage, data))
 
 
 @contextmanager
 def exit_when_stopped() -> Iterator[None]:
     """Leave with the signal's exit code once training has written its checkpoint."""
+    from lvgan.training.distributed import RankFailed
+    from lvgan.training.launch import is_first
     from lvgan.training.signals import Stopped
 
     try:
         yield
+    except RankFailed as failed:
+        raise typer.Exit(failed.failure.code) from None
     except Stopped as stopped:
-        typer.echo(f"lvgan: {stopped}, checkpoint written; run the same command again to go on", err=True)
+        if is_first():
+            typer.echo(f"lvgan: {stopped}, checkpoint written; run the same command again to go on", err=True)
         raise typer.Exit(128 + stopped.signum) from None
 
 

@@ -1,7 +1,7 @@
 """The one training loop, for both networks: load or start, then step, log, preview, checkpoint.
 
 What differs between the networks is a :class:`lvgan.training.task.Task`. Running the same command again
-goes on exactly.
+goes on exactly. Where there are several ranks, all go through the same loop; rank 0 logs, saves and previews.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from tqdm import tqdm
 
 from lvgan import checkpoint as ckpt
+from lvgan.training.distributed import Ranks
 from lvgan.training.health import Finite
 from lvgan.training.logging import RunLog
 from lvgan.training.runs import Run
@@ -20,37 +21,43 @@ from lvgan.training.task import Task
 from lvgan.training.trainer import Trainer
 
 
-def train(task: Task, run: Run, *, progress: bool = True) -> int:
+def train(task: Task, run: Run, *, progress: bool = True, ranks: Ranks | None = None) -> int:
     """Train `task` in `run` up to ``training.steps``, from the run's newest checkpoint if it has one.
 
-    Returns the step reached. Raises :class:`Stopped` after SIGINT or SIGTERM, a checkpoint written.
+    Returns the step reached. Raises :class:`Stopped` after SIGINT or SIGTERM (to any rank), a checkpoint written.
     """
     settings = task.config.training
-    trainer = Trainer(task)
-    newest = run.newest_checkpoint()
+    ranks = Ranks() if ranks is None else ranks
+    trainer = Trainer(task, ranks)
+    newest = ranks.from_first(run.newest_checkpoint)
     if newest is not None:
         trainer.load(newest)
-    run.create(task.config)
-    log = RunLog(run.folder, trainer.step)
+    if ranks.world > 1:
+        ranks.check_same(trainer.facts())
+    log = None
+    if ranks.first:
+        run.create(task.config)
+        log = RunLog(run.folder, trainer.step)
     saved = trainer.step if newest is not None else -1
 
     def save() -> None:
         nonlocal saved
-        if saved != trainer.step:
+        if saved != trainer.step and ranks.first:
             name = f"{task.config.stage}-step-{trainer.step:06d}.pt"
-            ckpt.save(run.checkpoint_folder / name, trainer.checkpoint())
+            with ranks.saving():
+                ckpt.save(run.checkpoint_folder / name, trainer.checkpoint())
             saved = trainer.step
 
     bar = tqdm(
         total=settings.steps,
         initial=trainer.step,
         unit="step",
-        disable=not progress,
+        disable=not (progress and ranks.first),
         dynamic_ncols=True,
         smoothing=0.1,
     )
     try:
-        with stop_signals() as stop:
+        with stop_signals() as received:
             means, finite = _Means(), Finite()
             while trainer.step < settings.steps:
                 started = time.perf_counter()
@@ -60,20 +67,22 @@ def train(task: Task, run: Run, *, progress: bool = True) -> int:
                 means.add(values | {"time/seconds_per_step": seconds})
                 bar.update()
                 done = trainer.step == settings.steps
-                if trainer.step % settings.log_every == 0 or done or stop:
+                stop = ranks.agree(received[0] if received else 0)
+                if log is not None and (trainer.step % settings.log_every == 0 or done or stop):
                     logged = means.take()
                     bar.set_postfix_str(_brief(logged))
                     log.write(trainer.step, logged)
                 if (trainer.step % settings.checkpoint_every == 0 or done or stop) and finite.now:
                     save()
-                if (trainer.step % settings.sample_every == 0 or done) and not stop:
+                if ranks.first and (trainer.step % settings.sample_every == 0 or done) and not stop:
                     task.preview(trainer.average, run.sample_folder, trainer.step)
                 if stop:
-                    raise Stopped(stop[0], trainer.step)
+                    raise Stopped(stop, trainer.step)
             save()  # of a run of no steps
     finally:
         bar.close()
-        log.close()
+        if log is not None:
+            log.close()
     return trainer.step
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+
+REPEATED = 2.0  # seconds
 
 
 class Stopped(Exception):  # noqa: N818  (no error: what was asked for)
@@ -18,15 +22,26 @@ class Stopped(Exception):  # noqa: N818  (no error: what was asked for)
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """A list that receives SIGINT or SIGTERM; a second one interrupts at once."""
+    """A list that receives SIGINT or SIGTERM; a second one interrupts at once.
+
+    A terminal, Slurm and launchers (ours and torchrun) may each hand the same signal to a process of several:
+    there, what arrives within `REPEATED` seconds is the first one again.
+    """
     received: list[int] = []
+    ignored_until = 0.0
 
     def note(signum: int, frame: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(signum)
+        nonlocal ignored_until
+        if not received:
+            received.append(signum)
+            ignored_until = time.monotonic() + REPEATED if "WORLD_SIZE" in os.environ else 0.0
+        elif time.monotonic() >= ignored_until:
+            previous = old[signals.index(signum)]
+            if not callable(previous):
+                raise KeyboardInterrupt
+            previous(signum, frame)
 
-    signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)
+    signals: Sequence[int] = (signal.SIGINT, signal.SIGTERM)
     try:
         old = [signal.signal(s, note) for s in signals]
     except ValueError:  # not the main thread: signals are not ours to take
