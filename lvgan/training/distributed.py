@@ -149,7 +149,9 @@ class Ranks:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        bucket = self.sum(torch.cat([grad.flatten().float() for grad in grads]))
+        # (float64, where the weights are: tests tell rounding from mistakes with it)
+        dtype = torch.promote_types(grads[0].dtype, torch.float32)
+        bucket = self.sum(torch.cat([grad.flatten().to(dtype) for grad in grads]))
         parts = bucket.split([grad.numel() for grad in grads])
         torch._foreach_copy_(grads, [part.view(grad.shape) for part, grad in zip(parts, grads, strict=True)])
 
@@ -255,6 +257,8 @@ class Ranks:
         if first.rank != self.rank:
             say_silent(self.rank, first)
             raise RankFailed(first) from None
+        if not self.first:
+            print(file=sys.stderr)  # end the line of rank 0's progress bar
         if isinstance(error, TrainingError):
             return  # true of all ranks: no matter which of them came first
         if isinstance(error, LvganError):

@@ -126,7 +126,7 @@ def _say_killed(rank: int, signum: int) -> None:
     name = signal.Signals(signum).name
     why = " (if you did not do that, the machine was out of memory)" if signum == signal.SIGKILL else ""
     print(
-        f"lvgan: error: rank {rank} was ended by {name}{why}; the others were stopped; run the same command again to "
+        f"\nlvgan: error: rank {rank} was ended by {name}{why}; the others were stopped; run the same command again to "
         "go on from the newest checkpoint",
         file=sys.stderr,
         flush=True,

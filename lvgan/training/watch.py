@@ -128,7 +128,7 @@ def say_silent(rank: int, failure: Failure) -> None:
     first = 1 if failure.rank == 0 else 0
     if failure.silent and rank == first and "LVGAN_LAUNCHER" not in os.environ:
         with contextlib.suppress(OSError, ValueError):
-            print(f"lvgan: error: {failure.message}; the others were stopped; run the same command again to go on "
+            print(f"\nlvgan: error: {failure.message}; the others were stopped; run the same command again to go on "
                   "from the newest checkpoint", file=sys.stderr, flush=True)  # fmt: skip
 
 
