@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,14 @@ Wandb = Annotated[
     typer.Option("--wandb", help="Send the log to Weights & Biases too; --set training.wandb=NAME names the project."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Gpus = Annotated[
+    str,
+    typer.Option(
+        metavar="N|auto",
+        help="GPUs of this machine to share each batch: a number, or auto for all. With --device cpu: processes. "
+        "Several machines: run the command under torchrun.",
+    ),
+]
 
 
 def train_lr(
@@ -50,6 +59,7 @@ def train_lr(
     hr: High = None,
     wandb: Wandb = False,
     device: Device = "auto",
+    gpus: Gpus = "1",
 ) -> None:
     """Train the low-resolution network.
 
@@ -59,7 +69,7 @@ def train_lr(
     flags = _flags(
         steps=steps, batch=batch, micro_batch=micro_batch, seed=seed, keep=keep, init=_absolute(init), lr=lr, hr=hr
     )
-    _train("lr", data, run, new, preset, config, set_ or [], flags, device, wandb)
+    _train("lr", data, run, new, preset, config, set_ or [], flags, device, wandb, gpus)
 
 
 def train_sr(
@@ -79,6 +89,7 @@ def train_sr(
     hr: High = None,
     wandb: Wandb = False,
     device: Device = "auto",
+    gpus: Gpus = "1",
 ) -> None:
     """Train the super-resolution network.
 
@@ -88,7 +99,7 @@ def train_sr(
     flags = _flags(
         steps=steps, batch=batch, micro_batch=micro_batch, seed=seed, keep=keep, init=_absolute(init), lr=lr, hr=hr
     )
-    _train("sr", data, run, new, preset, config, set_ or [], flags, device, wandb)
+    _train("sr", data, run, new, preset, config, set_ or [], flags, device, wandb, gpus)
 
 
 def _absolute(path: Path | None) -> str | None:
@@ -111,24 +122,38 @@ def _train(
     flags: dict[str, Any],
     device: str,
     wandb: bool,
+    gpus: str,
 ) -> None:
+    from lvgan.training import launch
+
+    launch.follow_launcher()
+    count = launch.count_processes(gpus, device)
+    if count > 1:
+        raise typer.Exit(launch.launch([sys.executable, "-m", "lvgan", *sys.argv[1:]], count))
+
     from lvgan.training.session import Request, train_stage
 
     request = Request(stage, data, preset, config, overrides, flags, wandb)
     with exit_when_stopped():
         run = train_stage(request, run_name=run_name, new=new, device=device, say=typer.echo)
-    typer.echo(next_command(run.newest_checkpoint(), stage, data))
+    if launch.is_first():
+        typer.echo(next_command(run.newest_checkpoint(), stage, data))
 
 
 @contextmanager
 def exit_when_stopped() -> Iterator[None]:
     """Leave with the signal's exit code once training has written its checkpoint."""
+    from lvgan.training.distributed import RankFailed
+    from lvgan.training.launch import is_first
     from lvgan.training.signals import Stopped
 
     try:
         yield
+    except RankFailed as failed:
+        raise typer.Exit(failed.failure.code) from None
     except Stopped as stopped:
-        typer.echo(f"lvgan: {stopped}; run the same command again to go on", err=True)
+        if is_first():
+            typer.echo(f"lvgan: {stopped}; run the same command again to go on", err=True)
         raise typer.Exit(128 + stopped.signum) from None
 
 

@@ -231,11 +231,10 @@ def describe(clips: Tensor) -> Tensor:
     return small.transpose(1, 2).flatten(2)
 
 
-def spread(fake: Sequence[Tensor], real: Sequence[Tensor]) -> dict[str, float]:
+def spread(fake: Tensor, real: Tensor) -> dict[str, float]:
     """Standard deviations of what :func:`describe` gives, of all clips of a batch: across clips, and over time."""
     values = {}
-    for name, parts in (("fake", fake), ("real", real)):
-        small = torch.cat(list(parts))
+    for name, small in (("fake", fake), ("real", real)):
         if len(small) > 1:
             values[f"health/{name}_std"] = small.std(0).mean().item()
         if small.shape[1] > 1:

@@ -2,10 +2,12 @@
 
 What differs between the networks is a :class:`lvgan.training.task.Task`. Running the same command again
 goes on exactly: a checkpoint of step N says that N steps are done, and all that is logged and shown of them.
+Where there are several ranks, all go through the same loop; rank 0 logs, saves and previews.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import time
@@ -19,6 +21,7 @@ from tqdm import tqdm
 from lvgan import checkpoint as ckpt
 from lvgan.errors import DataError, MachineError, TrainingError
 from lvgan.training import health
+from lvgan.training.distributed import Ranks
 from lvgan.training.hooks import Hooks
 from lvgan.training.logging import RunLog, read_log
 from lvgan.training.runs import Run, check_same_settings
@@ -30,7 +33,7 @@ from lvgan.training.wandb_log import WandbLog
 
 #: A cluster gives 30 seconds between SIGTERM and SIGKILL. Steps that last longer than this many seconds are
 #: left at once, and the state from before them is written: a copy in the CPU's memory, which costs each of
-#: them about as much time as copying the weights.
+#: them about as much time as copying the weights. Several ranks finish their step: they wait for each other.
 SLOW_STEP = 5.0
 
 
@@ -41,6 +44,7 @@ def train(
     progress: bool = True,
     say: Callable[[str], None] = print,
     limits: health.Limits | None = None,
+    ranks: Ranks | None = None,
 ) -> int:
     """Train `task` in `run` up to ``training.steps``, from the run's newest checkpoint if it has one.
 
@@ -52,15 +56,16 @@ def train(
         the step reached.
 
     Raises:
-        Stopped: after SIGINT or SIGTERM; its message says what was written.
+        Stopped: after SIGINT or SIGTERM (to any rank); its message says what was written.
         DataError: the data vanished; a checkpoint was written.
         TrainingError: training diverges again and again.
         MachineError: the folder cannot be written, or the last checkpoint could not be.
         CheckpointError: the run's checkpoint is of other settings or data, or ``training.init`` fits not at all.
         ConfigError: another process trains in this folder.
     """
-    with run.lock(say):
-        loop = _Loop(task, run, progress, say, limits)
+    ranks = Ranks() if ranks is None else ranks
+    with run.lock(say) if ranks.first else contextlib.nullcontext():
+        loop = _Loop(task, run, ranks, progress, say, limits)
         try:
             with stop_signals() as stop:
                 return loop.run_all(stop)
@@ -72,11 +77,17 @@ class _Loop:
     """What one call of :func:`train` holds."""
 
     def __init__(
-        self, task: Task, run: Run, progress: bool, say: Callable[[str], None], limits: health.Limits | None
+        self,
+        task: Task,
+        run: Run,
+        ranks: Ranks,
+        progress: bool,
+        say: Callable[[str], None],
+        limits: health.Limits | None,
     ) -> None:
-        self.task, self.run, self._tell = task, run, say
+        self.task, self.run, self.ranks, self._tell = task, run, ranks, say
         self.settings = task.config.training
-        self.trainer = Trainer(task)
+        self.trainer = Trainer(task, ranks)
         self.monitor = health.Monitor(limits)
         self.hooks = Hooks(run, self.say)
         self.means = _Means()
@@ -87,12 +98,12 @@ class _Loop:
         self.seconds = 0.0  # of the last step
         self._said: set[str] = set()
         self._start()
-        self.log = self._open_log()
+        self.log = self._open_log() if ranks.first else None
         self.bar = tqdm(
             total=self.settings.steps,
             initial=self.trainer.step,
             unit="step",
-            disable=not progress,
+            disable=not (progress and ranks.first),
             dynamic_ncols=True,
             smoothing=0.1,
         )
@@ -101,15 +112,26 @@ class _Loop:
 
     def _start(self) -> None:
         """The newest checkpoint's state, or that of a fresh run."""
-        found = self.run.load_newest(self.task.config.stage, self.say)
+        found = self._newest()
         if found is not None:
             check_same_settings(found[1], self.task.config, found[0])
             self._restore(*found)
         elif self.settings.init:
             self.provenance, message = start_from(self.task, self.trainer.average, Path(self.settings.init))
             self.say(message)
-            _protect(Path(self.settings.init), f"{self.run.folder} started from it")
-        self.run.create(self.task.config)
+        if self.ranks.world > 1:
+            self.ranks.check_same(self.trainer.facts())
+        if self.ranks.first:
+            if self.settings.init:
+                _protect(Path(self.settings.init), f"{self.run.folder} started from it")
+            self.run.create(self.task.config)
+
+    def _newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest good checkpoint: rank 0 finds it, all read it."""
+        stage = self.task.config.stage
+        found = self.run.load_newest(stage, self.say) if self.ranks.first else None
+        path = self.ranks.from_first(lambda: None if found is None else found[0])
+        return found if path is None or found is not None else (path, ckpt.load(path, stage))
 
     def _restore(self, path: Path, loaded: dict[str, Any]) -> None:
         self.trainer.restore(loaded, path)
@@ -144,7 +166,8 @@ class _Loop:
     def close(self) -> None:
         """Close what is open."""
         self.bar.close()
-        self.log.close()
+        if self.log is not None:
+            self.log.close()
 
     # --- the loop ---------------------------------------------------------------------------------
 
@@ -153,7 +176,7 @@ class _Loop:
         s, trainer = self.settings, self.trainer
         if self.unseen:
             self._look(stop)
-        self.hooks.keep_best(trainer, self._checkpoint)
+        self._keep_best()
         while trainer.step < s.steps:
             values = self._step(stop)
             done = trainer.step == s.steps
@@ -174,7 +197,9 @@ class _Loop:
             if done or due:
                 self._save(last=done)
             if looked and self.monitor.well and not self.unseen:
-                self.hooks.keep_best(trainer, self._checkpoint)
+                self._keep_best()
+            # Asked once a step, in one place: all ranks leave after the same one.
+            stop.signum = self.ranks.agree(stop.signum or 0) or None
             if stop:
                 self._leave(stop)
         self._save(last=True)  # of a run of no steps
@@ -185,6 +210,7 @@ class _Loop:
         trainer = self.trainer
         # Of a fresh run's first step nothing is known, and there is nothing on disk yet.
         slow = self.seconds > SLOW_STEP or (self.saved is None and trainer.step == 0)
+        slow = slow and self.ranks.world == 1
         snapshot = _copied(self._checkpoint()) if slow and self.saved != trainer.step else None
         started = time.perf_counter()
         try:
@@ -209,6 +235,8 @@ class _Loop:
 
     def _look(self, stop: StopSignals) -> None:
         """Previews and metrics of the step that is done; a signal puts them off."""
+        if self.log is None:
+            return
         self.unseen = True
         if stop:
             return
@@ -221,6 +249,10 @@ class _Loop:
         if measured:
             self._log(measured)
         self.unseen = False
+
+    def _keep_best(self) -> None:
+        if self.log is not None:
+            self.hooks.keep_best(self.trainer, self._checkpoint)
 
     def _leave(self, stop: StopSignals) -> None:
         assert stop.signum is not None
@@ -246,6 +278,9 @@ class _Loop:
         step = self.trainer.step
         if self.saved == step:
             return
+        if not self.ranks.first:
+            self.saved = step
+            return
         try:
             self._write(self._checkpoint())
         except MachineError as error:
@@ -257,12 +292,15 @@ class _Loop:
 
     def _write(self, checkpoint: dict[str, Any]) -> None:
         folder = self.run.checkpoint_folder
-        ckpt.save(folder / f"{self.task.config.stage}-step-{checkpoint['step']:06d}.pt", checkpoint)
+        with self.ranks.saving():
+            ckpt.save(folder / f"{self.task.config.stage}-step-{checkpoint['step']:06d}.pt", checkpoint)
         self.saved = checkpoint["step"]
         ckpt.prune(folder, self.settings.keep)
 
     def _log(self, values: dict[str, Any]) -> None:
         """A line of the log; training is worth more than the log, so an error is said and no more."""
+        if self.log is None:
+            return
         try:
             self.log.write(self.trainer.step, values)
         except (MachineError, OSError) as error:
@@ -298,7 +336,7 @@ class _Loop:
         culprit = self.monitor.culprit
         recent = failed_at - limits.span * self.settings.checkpoint_every
         attempts = [r for r in self.rollbacks if r["from"] > recent]
-        found = self.run.load_newest(self.task.config.stage, self.say)
+        found = self._newest()
         if found is None or len(attempts) >= limits.roll_backs:
             what = f"{len(attempts)} roll-backs did not help" if attempts else "training has diverged"
             kept = f"the newest good checkpoint is {found[0]}" if found else "there is no good checkpoint yet"
@@ -312,14 +350,16 @@ class _Loop:
         self.trainer.attempt = len(rollbacks) + 1
         entry = {"attempt": self.trainer.attempt, "from": failed_at, "to": self.trainer.step, "culprit": culprit}
         self.rollbacks = [*rollbacks, entry]
+        self.ranks.agree(0)  # all have read the file that is written again now
         self.saved = None
         self._save()
         self.say(
             f"step {failed_at}: {culprit}, since step {since}: rolled back to {found[0].name}, going on with other "
             f"randomness (attempt {self.trainer.attempt + 1})"
         )
-        self.log.close()
-        self.log = self._open_log()
+        if self.log is not None:
+            self.log.close()
+            self.log = self._open_log()
         self.bar.n = self.trainer.step
         self.bar.refresh()
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+REPEATED = 2.0  # seconds
 
 
 class Stopped(Exception):  # noqa: N818  (no error: what was asked for)
@@ -23,6 +27,9 @@ class LeaveNow(BaseException):
 class StopSignals:
     """What SIGINT or SIGTERM asked for.
 
+    A terminal, Slurm and launchers (ours and torchrun) may each hand the same signal to a process of several:
+    there, what arrives within `REPEATED` seconds is the first one again.
+
     Attributes:
         signum: the signal that came; None before.
         at_once: whether the work that goes on may be left at any point: then a signal raises LeaveNow there.
@@ -31,17 +38,24 @@ class StopSignals:
     def __init__(self) -> None:
         self.signum: int | None = None
         self.at_once = False
+        self.previous: dict[int, object] = {}
+        self._deaf_until = 0.0
 
     def __bool__(self) -> bool:
         return self.signum is not None
 
     def note(self, signum: int, frame: FrameType | None) -> None:
-        """Handle a signal; a second one interrupts whatever it is."""
-        if self.signum is not None:
-            raise KeyboardInterrupt
-        self.signum = signum
-        if self.at_once:
-            raise LeaveNow
+        """Handle a signal; a second one does what it would do without us."""
+        if self.signum is None:
+            self.signum = signum
+            self._deaf_until = time.monotonic() + REPEATED if "WORLD_SIZE" in os.environ else 0.0
+            if self.at_once:
+                raise LeaveNow
+        elif time.monotonic() >= self._deaf_until:
+            previous = self.previous.get(signum)
+            if not callable(previous):
+                raise KeyboardInterrupt
+            previous(signum, frame)
 
 
 @contextmanager
@@ -50,12 +64,13 @@ def stop_signals() -> Iterator[StopSignals]:
     stop = StopSignals()
     signals = (signal.SIGINT, signal.SIGTERM)
     try:
-        old = [signal.signal(s, stop.note) for s in signals]
+        for s in signals:
+            stop.previous[s] = signal.signal(s, stop.note)
     except ValueError:  # not the main thread: signals are not ours to take
         yield stop
         return
     try:
         yield stop
     finally:
-        for s, handler in zip(signals, old, strict=True):
-            signal.signal(s, handler)
+        for s in signals:
+            signal.signal(s, stop.previous[s])  # type: ignore[arg-type]

@@ -258,13 +258,13 @@ def test_spread_against_its_definition() -> None:
     torch.manual_seed(0)
     clips = torch.randn(5, 3, 16, 32, 32)
     small = clips.reshape(5, 3, 8, 2, 8, 4, 8, 4).mean((3, 5, 7))
-    values = spread([describe(clips[:2]), describe(clips[2:])], [describe(clips.mul(3))])
+    values = spread(torch.cat([describe(clips[:2]), describe(clips[2:])]), describe(clips.mul(3)))
     assert values["health/fake_std"] == pytest.approx(small.std(0).mean().item(), rel=1e-4)
     assert values["health/fake_motion"] == pytest.approx(small.std(2).mean().item(), rel=1e-4)
     assert values["health/real_std"] == pytest.approx(3 * values["health/fake_std"], rel=1e-4)
-    still = spread([describe(clips[:, :, :1].expand_as(clips))], [describe(clips)])
+    still = spread(describe(clips[:, :, :1].expand_as(clips)), describe(clips))
     assert still["health/fake_motion"] < 1e-6 < still["health/real_motion"]
-    assert "health/fake_std" not in spread([describe(clips[:1])], [describe(clips[:1])])
+    assert "health/fake_std" not in spread(describe(clips[:1]), describe(clips[:1]))
 
 
 def test_magnitudes_are_named() -> None:
