@@ -147,6 +147,9 @@ class Training:
     log_every: int = _at_least(10, 1)
     sample_every: int = _at_least(1000, 1)
     checkpoint_every: int = _at_least(1000, 1)
+    keep: int = _at_least(5, 0)  # newest checkpoints that stay; 0: all
+    init: str = ""  # checkpoint whose weights a new run starts from
+    freeze: tuple[str, ...] = ()  # parameters that are not trained, such as generator.mapping (all that begin so)
     metric_clips: int = _at_least(64, 0, 10_000)  # generated clips that are measured at each preview; 0: none
     wandb: str = ""  # project at Weights & Biases that the log is sent to; empty: none
 
@@ -205,7 +208,16 @@ STAGES: dict[str, type[LrConfig] | type[SrConfig]] = {"lr": LrConfig, "sr": SrCo
 # Settings that a run may change when it goes on: they do not touch what has been learnt.
 FREE_KEYS = frozenset(
     f"training.{name}"
-    for name in ("steps", "micro_batch", "log_every", "sample_every", "checkpoint_every", "metric_clips", "wandb")
+    for name in (
+        "steps",
+        "micro_batch",
+        "log_every",
+        "sample_every",
+        "checkpoint_every",
+        "keep",
+        "metric_clips",
+        "wandb",
+    )
 )
 
 _T = TypeVar("_T")

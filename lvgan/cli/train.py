@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,11 +22,24 @@ MicroBatch = Annotated[int | None, typer.Option(help="training.micro_batch: clip
 Seed = Annotated[int | None, typer.Option(help="training.seed.")]
 Low = Annotated[str | None, typer.Option("--lr", metavar="HxW", help="data.lr.", show_default="what the data holds")]
 High = Annotated[str | None, typer.Option("--hr", metavar="HxW", help="data.hr.", show_default="what the data holds")]
+Keep = Annotated[int | None, typer.Option(help="training.keep: newest checkpoints that stay; 0: all.")]
+Init = Annotated[
+    Path | None,
+    typer.Option(metavar="CKPT.pt", help="Start a new run from these weights (training.init).", show_default=False),
+]
 Wandb = Annotated[
     bool,
     typer.Option("--wandb", help="Send the log to Weights & Biases too; --set training.wandb=NAME names the project."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Gpus = Annotated[
+    str,
+    typer.Option(
+        metavar="N|auto",
+        help="GPUs of this machine to share each batch: a number, or auto for all. With --device cpu: processes. "
+        "Several machines: run the command under torchrun.",
+    ),
+]
 
 
 def train_lr(
@@ -39,18 +53,23 @@ def train_lr(
     batch: Batch = None,
     micro_batch: MicroBatch = None,
     seed: Seed = None,
+    keep: Keep = None,
+    init: Init = None,
     lr: Low = None,
     hr: High = None,
     wandb: Wandb = False,
     device: Device = "auto",
+    gpus: Gpus = "1",
 ) -> None:
     """Train the low-resolution network.
 
     It learns what happens, over how long, from whole clips of small frames.
     The same command goes on where it stopped.
     """
-    flags = _flags(steps=steps, batch=batch, micro_batch=micro_batch, seed=seed, lr=lr, hr=hr)
-    _train("lr", data, run, new, preset, config, set_ or [], flags, device, wandb)
+    flags = _flags(
+        steps=steps, batch=batch, micro_batch=micro_batch, seed=seed, keep=keep, init=_absolute(init), lr=lr, hr=hr
+    )
+    _train("lr", data, run, new, preset, config, set_ or [], flags, device, wandb, gpus)
 
 
 def train_sr(
@@ -64,21 +83,30 @@ def train_sr(
     batch: Batch = None,
     micro_batch: MicroBatch = None,
     seed: Seed = None,
+    keep: Keep = None,
+    init: Init = None,
     lr: Low = None,
     hr: High = None,
     wandb: Wandb = False,
     device: Device = "auto",
+    gpus: Gpus = "1",
 ) -> None:
     """Train the super-resolution network.
 
     It learns what the world looks like close up, from a few frames at a time.
     The same command goes on where it stopped.
     """
-    flags = _flags(steps=steps, batch=batch, micro_batch=micro_batch, seed=seed, lr=lr, hr=hr)
-    _train("sr", data, run, new, preset, config, set_ or [], flags, device, wandb)
+    flags = _flags(
+        steps=steps, batch=batch, micro_batch=micro_batch, seed=seed, keep=keep, init=_absolute(init), lr=lr, hr=hr
+    )
+    _train("sr", data, run, new, preset, config, set_ or [], flags, device, wandb, gpus)
 
 
-def _flags(lr: str | None, hr: str | None, **training: int | None) -> dict[str, Any]:
+def _absolute(path: Path | None) -> str | None:
+    return None if path is None else str(path.resolve())
+
+
+def _flags(lr: str | None, hr: str | None, **training: int | str | None) -> dict[str, Any]:
     flags: dict[str, dict[str, Any]] = {"data": {"lr": lr, "hr": hr}, "training": dict(training)}
     return {part: {k: v for k, v in values.items() if v is not None} for part, values in flags.items()}
 
@@ -94,24 +122,38 @@ def _train(
     flags: dict[str, Any],
     device: str,
     wandb: bool,
+    gpus: str,
 ) -> None:
+    from lvgan.training import launch
+
+    launch.follow_launcher()
+    count = launch.count_processes(gpus, device)
+    if count > 1:
+        raise typer.Exit(launch.launch([sys.executable, "-m", "lvgan", *sys.argv[1:]], count))
+
     from lvgan.training.session import Request, train_stage
 
     request = Request(stage, data, preset, config, overrides, flags, wandb)
     with exit_when_stopped():
         run = train_stage(request, run_name=run_name, new=new, device=device, say=typer.echo)
-    typer.echo(next_command(run.newest_checkpoint(), stage, data))
+    if launch.is_first():
+        typer.echo(next_command(run.newest_checkpoint(), stage, data))
 
 
 @contextmanager
 def exit_when_stopped() -> Iterator[None]:
     """Leave with the signal's exit code once training has written its checkpoint."""
+    from lvgan.training.distributed import RankFailed
+    from lvgan.training.launch import is_first
     from lvgan.training.signals import Stopped
 
     try:
         yield
+    except RankFailed as failed:
+        raise typer.Exit(failed.failure.code) from None
     except Stopped as stopped:
-        typer.echo(f"lvgan: {stopped}, checkpoint written; run the same command again to go on", err=True)
+        if is_first():
+            typer.echo(f"lvgan: {stopped}; run the same command again to go on", err=True)
         raise typer.Exit(128 + stopped.signum) from None
 
 

@@ -209,12 +209,22 @@ class Batches:
         seed, rank: of the run and of this process.
         threads: windows loaded at a time.
         ahead: steps loaded ahead.
+        clips: the part of the batch to load, such as ``range(8, 16)``; each window is the same as in the whole.
     """
 
     def __init__(
-        self, sample: Sample, batch: int, *, seed: int = 0, rank: int = 0, threads: int = 4, ahead: int = 2
+        self,
+        sample: Sample,
+        batch: int,
+        *,
+        seed: int = 0,
+        rank: int = 0,
+        threads: int = 4,
+        ahead: int = 2,
+        clips: range | None = None,
     ) -> None:
-        self._sample, self._batch, self._seed, self._rank, self._ahead = sample, batch, seed, rank, ahead
+        self._sample, self._seed, self._rank, self._ahead = sample, seed, rank, ahead
+        self._clips = range(batch) if clips is None else clips
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="clips")
         self._waiting: dict[int, list[Future[Any]]] = {}
 
@@ -230,7 +240,7 @@ class Batches:
                 future.cancel()
         for s in wanted:
             if s not in self._waiting:
-                self._waiting[s] = [self._pool.submit(self._draw, s, i) for i in range(self._batch)]
+                self._waiting[s] = [self._pool.submit(self._draw, s, i) for i in self._clips]
         samples = [future.result() for future in self._waiting.pop(step)]
         return tuple(_collate(windows) for windows in zip(*samples, strict=True))
 
@@ -258,10 +268,25 @@ class Batches:
 
 
 def lr_batches(
-    data: ClipDataset, *, batch: int, frames: int, seed: int, flip: bool, rank: int = 0, threads: int = 4
+    data: ClipDataset,
+    *,
+    batch: int,
+    frames: int,
+    seed: int,
+    flip: bool,
+    rank: int = 0,
+    threads: int = 4,
+    clips: range | None = None,
 ) -> Batches:
     """Batches of ``(clips [N, C, T, H, W],)``."""
-    return Batches(lambda rng: data.lr_window(rng, frames, flip=flip), batch, seed=seed, rank=rank, threads=threads)
+    return Batches(
+        lambda rng: data.lr_window(rng, frames, flip=flip),
+        batch,
+        seed=seed,
+        rank=rank,
+        threads=threads,
+        clips=clips,
+    )
 
 
 def sr_batches(
@@ -274,6 +299,7 @@ def sr_batches(
     flip: bool,
     rank: int = 0,
     threads: int = 4,
+    clips: range | None = None,
 ) -> Batches:
     """Batches of ``(low [N, C, T + 2 context, h, w], high [N, C, T, H, W])``."""
     return Batches(
@@ -282,6 +308,7 @@ def sr_batches(
         seed=seed,
         rank=rank,
         threads=threads,
+        clips=clips,
     )
 
 

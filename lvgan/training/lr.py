@@ -23,14 +23,19 @@ from lvgan.training.task import Phase, Sample
 
 
 class LrTask(DataTask):
-    """Clips of `frames` frames; a sample is ``(video [N, C, T, H, W],)``."""
+    """Clips of `frames` frames; a sample is ``(video [N, C, T, H, W],)``.
 
-    def __init__(self, config: cfg.LrConfig, dataset: ClipDataset, device: torch.device) -> None:
+    `clips`: this rank's part of the batch; the whole, if left out.
+    """
+
+    def __init__(
+        self, config: cfg.LrConfig, dataset: ClipDataset, device: torch.device, clips: range | None = None
+    ) -> None:
         with seeded(config.training.seed):
             self.generator: LrGenerator = build.lr_generator(config).to(device)
             self.discriminator = build.lr_discriminator(config).to(device)
         s, data = config.training, config.data
-        batches = lr_batches(dataset, batch=s.batch, frames=data.frames, seed=s.seed, flip=data.flip)
+        batches = lr_batches(dataset, batch=s.batch, frames=data.frames, seed=s.seed, flip=data.flip, clips=clips)
         super().__init__(dataset, batches, device)
         self.config = config
 

@@ -12,9 +12,9 @@ import torch
 
 from lvgan import config as cfg
 from lvgan.data.dataset import ClipDataset, choose_sizes
-from lvgan.device import pick_device
 from lvgan.errors import ConfigError, MachineError
 from lvgan.ops import native
+from lvgan.training.distributed import Ranks
 from lvgan.training.loop import train
 from lvgan.training.lr import LrTask
 from lvgan.training.runs import RUNS, Run, choose_run
@@ -83,28 +83,56 @@ def train_stage(
 ) -> Run:
     """Train, or go on with training, and return the run.
 
+    In a process that torchrun or ``--gpus`` started, this is one rank of several: rank 0 chooses the run, speaks
+    and writes; all train.
+
     Raises:
         LvganError: for anything that the user can mend.
         Stopped: a signal asked to stop; a checkpoint was written.
+        RankFailed: another rank has failed, and said why.
     """
-    target = pick_device(device)
-    choice = choose_run(request.stage, request.resolve, name=run_name, new=new, root=root)
+    with Ranks.join(device) as ranks:
+        say = say if ranks.first else _nothing
+        return _train(request, ranks, run_name=run_name, new=new, root=root, say=say, progress=progress)
+
+
+def _nothing(message: str) -> None:
+    pass
+
+
+def _train(
+    request: Request,
+    ranks: Ranks,
+    *,
+    run_name: str | None,
+    new: bool,
+    root: Path,
+    say: Callable[[str], None],
+    progress: bool,
+) -> Run:
+    choice = ranks.from_first(lambda: choose_run(request.stage, request.resolve, name=run_name, new=new, root=root))
     config, run = choice.config, choice.run
     if choice.finished:
         say(choice.message)
         return run
     if config.training.wandb:
         check_wandb()
+    clips, target = ranks.share(config.training.batch), ranks.device
     dataset = _dataset(config)
     task: LrTask | SrTask
-    task = LrTask(config, dataset, target) if isinstance(config, cfg.LrConfig) else SrTask(config, dataset, target)
+    if isinstance(config, cfg.LrConfig):
+        task = LrTask(config, dataset, target, clips)
+    else:
+        task = SrTask(config, dataset, target, clips)
     say(choice.message)
-    say(f"{dataset.kept_message}; training on {target}")
+    say(f"{dataset.kept_message}; training on {ranks.described}")
     native.activate(target, say)
     if target.type == "cpu" and sum(p.numel() for p in task.generator.parameters()) > 10_000_000:
         say("a network of this size is made for GPUs: on a CPU a step takes minutes (--preset tiny is a first look)")
     with contextlib.closing(task), _out_of_memory(config):
-        train(task, run, progress=progress)
+        train(task, run, progress=progress, say=say, ranks=ranks)
+    if not ranks.first:
+        return run
     shown = f"; previews are in {run.sample_folder}" if any(run.sample_folder.iterdir()) else ""
     say(f"{run.folder} is complete at step {run.step}{shown}")
     return run

@@ -25,10 +25,13 @@ class SrTask(DataTask):
     """A sample is ``(low [N, C, T + 2·context, h, w], high [N, C, T, H, W])``.
 
     Fakes carry the low-resolution frames that the generator saw, augmentation included; real ones carry
-    the clean frames. The discriminator sees the middle T of them, or zeros (mostly).
+    the clean frames. The discriminator sees the middle T of them, or zeros (mostly). `clips`: this rank's part
+    of the batch; the whole, if left out.
     """
 
-    def __init__(self, config: cfg.SrConfig, dataset: ClipDataset, device: torch.device) -> None:
+    def __init__(
+        self, config: cfg.SrConfig, dataset: ClipDataset, device: torch.device, clips: range | None = None
+    ) -> None:
         with seeded(config.training.seed):
             self.generator: SrGenerator = build.sr_generator(config).to(device)
             self.discriminator = build.sr_discriminator(config).to(device)
@@ -38,7 +41,13 @@ class SrTask(DataTask):
         )
         data = config.data
         batches = sr_batches(
-            dataset, batch=s.batch, frames=data.frames, context=data.context, seed=s.seed, flip=data.flip
+            dataset,
+            batch=s.batch,
+            frames=data.frames,
+            context=data.context,
+            seed=s.seed,
+            flip=data.flip,
+            clips=clips,
         )
         super().__init__(dataset, batches, device)
         self.config = config
