@@ -59,7 +59,19 @@ PANELS = (
         {"metric/detail": "detail", "metric/sharpness": "sharpness", "metric/flicker": "flicker"},
         (1.0,),
     ),
-    Panel("Health", {}),
+    Panel(
+        "Variety in a batch of clips",
+        {"health/real_std": "real", "health/fake_std": "generated"},
+    ),
+    Panel("Motion: deviation over time", {"health/real_motion": "real", "health/fake_motion": "generated"}),
+    Panel("Largest feature magnitude (starts at 1)", {"health/largest_magnitude": "magnitude"}, (1.0,)),
+    Panel(
+        "Gradients that are not finite",
+        {
+            "health/bad_generator_gradients": "generator's",
+            "health/bad_discriminator_gradients": "discriminator's",
+        },
+    ),
     Panel("Seconds a step", {"time/seconds_per_step": "step"}),
     Panel("Other", {}),
 )  # fmt: skip
@@ -164,10 +176,8 @@ def _panels(histories: Sequence[History]) -> list[Panel]:
     panels = []
     for panel in PANELS:
         names = {key: name for key, name in panel.names.items() if key in keys}
-        if panel.title == "Health":
-            names = {key: key.removeprefix("health/").replace("_", " ") for key in keys if key.startswith("health/")}
-        elif panel.title == "Other":
-            names = {key: key for key in keys if key not in placed and not key.startswith("health/")}
+        if panel.title == "Other":
+            names = {key: key for key in keys if key not in placed}
         if names:
             panels.append(Panel(panel.title, names, panel.ideal))
     return panels

@@ -15,8 +15,8 @@ from lvgan.training.logging import read_log
 from lvgan.training.metrics import BEST_BY
 from lvgan.training.runs import Run
 
-LATEST = 10  # logged steps that the speed is the mean of
-WARNINGS = ("rolled back", "saturated", "collapsed")  # beginnings of events that training goes on after
+LATEST = 10  # records at the end of the log that speed and failure are read from
+FAILURES = ("non-finite loss", "non-finite gradient", "exploding magnitude")  # events; one alone is got over
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Overview:
     """One run at a glance. What is not known is None.
 
     Attributes:
-        state: running; finished (its last checkpoint is of step `steps`); failed (the log ends with an error);
+        state: running; finished (its last checkpoint is of step `steps`); failed (the log ends in failures);
             stopped (anything else that can go on); broken (see `problem`).
         step: the last one in the log, or of the newest checkpoint.
         seconds_per_step: mean of the last logged ones.
@@ -121,9 +121,10 @@ def _last(log: list[dict[str, Any]], prefix: str) -> dict[str, float | str]:
 def _failure(log: list[dict[str, Any]]) -> str | None:
     """Why a log that ends with an error does so."""
     last = log[-1] if log else {}
-    event = last.get("event")
-    if isinstance(event, str) and not event.startswith(WARNINGS):
-        return f"{event} at step {last['step']}" + (f": {last['culprit']}" if last.get("culprit") else "")
+    events = [line for line in log[-LATEST:] if line.get("event") in FAILURES]
+    if len(events) >= 3 or last.get("event") == "checkpoint not written":
+        worst = last if last.get("event") == "checkpoint not written" else events[-1]
+        return f"{worst['event']} at step {worst['step']}: {worst.get('culprit', 'unknown')}"
     bad = [k for k, v in last.items() if k.startswith("loss/") and isinstance(v, str)]
     return f"{bad[0]} is {last[bad[0]]} at step {last['step']}" if bad else None
 

@@ -45,22 +45,8 @@ def test_the_table(tmp_path: Path) -> None:
     (run.checkpoint_folder / "best.json").write_text('{"step": 20, "metric/sr_distance": 0.75}')
     Path("runs/odd").mkdir()
     head, row, broken, following = lvgan("runs").splitlines()
-    assert head.split() == [
-        "RUN",
-        "STAGE",
-        "STATE",
-        "STEP",
-        "SPEED",
-        "ETA",
-        "LOSS",
-        "G,",
-        "D",
-        "METRIC",
-        "(BEST)",
-        "LAST",
-        "WROTE",
-        "DATA",
-    ]
+    words = "RUN STAGE STATE STEP SPEED ETA LOSS G, D METRIC (BEST) LAST WROTE DATA"
+    assert " ".join(head.split()) == words
     for column, text in {
         "RUN": "a b", "STAGE": "sr", "STATE": "running", "STEP": "20 of 100", "SPEED": "0.5 s/step", "ETA": "40 s",
         "LOSS": "1.500, 0.750", "METRIC": "sr_distance 0.7500 (0.7500 at 20)", "DATA": "ride",

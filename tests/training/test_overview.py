@@ -53,19 +53,17 @@ def test_a_stopped_run(tmp_path: Path) -> None:
 
 def test_finished_and_failed(tmp_path: Path) -> None:
     assert overview(_make(tmp_path, "a", [*LINES, {"step": 100}], saved=100, age=0)).state == "finished"
-    for number, (last, state) in enumerate(
-        [
-            ({"event": "non-finite loss", "culprit": "loss/r1"}, "failed"),
-            ({"loss/generator": "nan"}, "failed"),
-            ({"event": "rolled back", "culprit": "loss/r1"}, "stopped"),
-            ({"event": "saturated discriminator", "culprit": "logits"}, "stopped"),
-        ]
-    ):
-        found = overview(_make(tmp_path, f"f{number}", [*LINES, {"step": 30, **last}]))
-        assert found.state == state
-        assert (found.problem is not None) == (state == "failed")
-    assert overview(Run(tmp_path / "f0")).problem == "non-finite loss at step 30: loss/r1"
-    assert overview(Run(tmp_path / "f1")).problem == "loss/generator is nan at step 30"
+    failure = {"event": "non-finite loss", "culprit": "loss/r1"}
+    for name, lines, problem in (
+        ("diverged", [failure] * 3, "non-finite loss at step 32: loss/r1"),
+        ("nan", [{"loss/generator": "nan"}], "loss/generator is nan at step 30"),
+        ("full", [{"event": "checkpoint not written", "culprit": "no space"}], "checkpoint not written at step 30: no space"),  # noqa: E501
+        ("one skipped step", [failure], None),
+        ("rolled back", [{"event": "rolled back", "culprit": "loss/r1"}], None),
+        ("warned", [{"event": "saturated discriminator", "culprit": "logits"}] * 5, None),
+    ):  # fmt: skip
+        found = overview(_make(tmp_path, name, [*LINES, *({"step": 30 + k, **line} for k, line in enumerate(lines))]))
+        assert (found.state, found.problem) == ("failed" if problem else "stopped", problem)
 
 
 def test_running_is_a_young_log_where_there_is_no_lock(tmp_path: Path) -> None:
