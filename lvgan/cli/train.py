@@ -164,16 +164,17 @@ def next_command(checkpoint: Path | None, stage: str, data: Path) -> str:
     from lvgan.training.runs import all_runs
 
     here = shlex.quote(str(checkpoint))
+    curves = "" if checkpoint is None else f"\n      lvgan plot {shlex.quote(str(checkpoint.parents[1]))}"
     if stage == "lr":
         return (
             f"next: lvgan sample {here} -n 600 -o v.mp4   (low resolution)\n"
-            f"      lvgan train-sr {shlex.quote(str(data))}"
+            f"      lvgan train-sr {shlex.quote(str(data))}{curves}"
         )
     trained = [run for run in all_runs(stage="lr") if run.newest_checkpoint() is not None]
     if not trained:
-        return f"next: lvgan train-lr {shlex.quote(str(data))}"
+        return f"next: lvgan train-lr {shlex.quote(str(data))}{curves}"
     lr = shlex.quote(str(trained[0].newest_checkpoint()))
-    return f"next: lvgan sample {lr} --sr {here} -n 600 -o v.mp4"
+    return f"next: lvgan sample {lr} --sr {here} -n 600 -o v.mp4{curves}"
 
 
 def register(app: typer.Typer) -> None:

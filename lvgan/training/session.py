@@ -15,8 +15,10 @@ from lvgan.data.dataset import ClipDataset, choose_sizes
 from lvgan.errors import ConfigError, MachineError
 from lvgan.ops import native
 from lvgan.training.distributed import Ranks
+from lvgan.training.hooks import BEST, best_so_far
 from lvgan.training.loop import train
 from lvgan.training.lr import LrTask
+from lvgan.training.metrics import BEST_BY
 from lvgan.training.runs import RUNS, Run, choose_run
 from lvgan.training.sr import SrTask
 from lvgan.training.wandb_log import check_wandb
@@ -134,6 +136,10 @@ def _train(
     if not ranks.first:
         return run
     shown = f"; previews are in {run.sample_folder}" if any(run.sample_folder.iterdir()) else ""
+    key = BEST_BY[config.stage]
+    best, value = best_so_far(run, key)
+    if best is not None:
+        shown += f"; {key.partition('/')[2]} was lowest at step {best} ({value:.4f}, checkpoints/{BEST})"
     say(f"{run.folder} is complete at step {run.step}{shown}")
     return run
 
