@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 
-from lvgan import __version__
 from lvgan.errors import CheckpointError, DamagedCheckpointError, MachineError
+from lvgan.version import __version__
 
 FORMAT = "lvgan-checkpoint"
 VERSION = 1
