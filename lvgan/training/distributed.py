@@ -7,7 +7,8 @@ but its clips, and whatever is decided from summed values is decided alike every
 There is one all-reduce a phase, over one flat float32 bucket of all gradients, after the backward pass of the
 last micro-batch. It does not overlap with that pass: only the last micro-batch's could be used (the paper's
 batches are cut into several), hooks on parameters would have to know which pass is the last and which of the
-two networks is trained, and there is little to win (measurements in the README).
+two networks is trained, and there is little to win: with 2 ranks of the tiny preset over gloo, summing the
+gradients takes 1.4 % (low resolution) and 0.4 % (super-resolution) of a step.
 """
 
 from __future__ import annotations
