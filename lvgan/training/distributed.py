@@ -7,11 +7,13 @@ but its clips, and whatever is decided from summed values is decided alike every
 There is one all-reduce a phase, over one flat float32 bucket of all gradients, after the backward pass of the
 last micro-batch. It does not overlap with that pass: only the last micro-batch's could be used (the paper's
 batches are cut into several), hooks on parameters would have to know which pass is the last and which of the
-two networks is trained, and there is little to win (measurements in the README).
+two networks is trained, and there is little to win: with 2 ranks of the tiny preset over gloo, summing the
+gradients takes 1.4 % (low resolution) and 0.4 % (super-resolution) of a step.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import datetime
 import os
@@ -29,7 +31,7 @@ from torch import Tensor
 from lvgan.device import pick_device
 from lvgan.errors import ConfigError, LvganError, MachineError, TrainingError
 from lvgan.training.signals import Stopped
-from lvgan.training.watch import GRACE, Failure, Watch, say_silent
+from lvgan.training.watch import ANSWER, Failure, Watch, leave, say_silent
 
 _T = TypeVar("_T")
 _START = datetime.timedelta(minutes=5)  # for all ranks to arrive
@@ -95,7 +97,7 @@ class Ranks:
                 device_id=self.device if self.device.type == "cuda" else None,
             )
         except (RuntimeError, OSError) as error:
-            failure = self._watch.wait(GRACE) if self._watch is not None else None
+            failure = self._watch.wait(ANSWER) if self._watch is not None else None
             if failure is not None:
                 raise RankFailed(failure) from None
             reason = str(error).strip().splitlines()[0]
@@ -218,7 +220,7 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            failure = self._watch.wait(GRACE)
+            failure = self._watch.wait(ANSWER)
             if failure is None:  # nobody has died: the network, or a collective that took too long
                 raise TrainingError(
                     f"the ranks have lost each other ({str(error).strip().splitlines()[0]}); "
@@ -243,6 +245,7 @@ class Ranks:
             return
         if isinstance(error, RankFailed):
             say_silent(self.rank, error.failure)
+            atexit.register(leave, error.failure.code)
             return
         self._report(error)
 
@@ -254,6 +257,8 @@ class Ranks:
         words = str(error).strip().splitlines()
         message = f"{type(error).__name__}{': ' + words[0] if words else ''}"
         first = self._watch.report(Failure(self.rank, message, code))
+        # Taking a broken process group down makes the others wait (measured: 10 s), and with them their launcher.
+        atexit.register(leave, first.code)
         if first.rank != self.rank:
             say_silent(self.rank, first)
             raise RankFailed(first) from None

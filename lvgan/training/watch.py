@@ -22,8 +22,9 @@ from typing import Any, Protocol
 
 from lvgan.errors import MachineError
 
-GRACE = 5.0  # seconds that a rank has to leave by itself after a failure
-SAVING_GRACE = 30.0  # the same, while it writes a file
+ANSWER = 5.0  # seconds to wait for news of a failure that shows in another way
+GRACE = 2.0  # seconds that a rank has to leave by itself after another's failure
+LONG_GRACE = 30.0  # the same, while it writes a file; and for the rank that failed itself, which reports
 
 
 @dataclass(frozen=True)
@@ -80,21 +81,17 @@ class Watch:
     def _learn(self, failure: Failure) -> None:
         self.failure = failure
         self._known.set()
-        until = time.monotonic() + GRACE
-        latest = time.monotonic() + SAVING_GRACE
-        while time.monotonic() < (latest if self._saving else until):
+        started = time.monotonic()
+        while time.monotonic() - started < (LONG_GRACE if self._saving or failure.rank == self.rank else GRACE):
             time.sleep(0.1)
         say_silent(self.rank, failure)
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
-        os._exit(failure.code)
+        leave(failure.code)
 
     def report(self, failure: Failure) -> Failure:
         """Tell the others that this rank has failed; the failure that came first, which may be another's."""
         with contextlib.suppress(OSError):
             _send(self._socket, {"failure": asdict(failure)})
-        self._known.wait(GRACE)
+        self._known.wait(ANSWER)
         return self.failure or failure
 
     def wait(self, seconds: float) -> Failure | None:
@@ -130,6 +127,14 @@ def say_silent(rank: int, failure: Failure) -> None:
         with contextlib.suppress(OSError, ValueError):
             print(f"\nlvgan: error: {failure.message}; the others were stopped; run the same command again to go on "
                   "from the newest checkpoint", file=sys.stderr, flush=True)  # fmt: skip
+
+
+def leave(code: int) -> None:
+    """End this process at once."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 class _Relay:
@@ -188,7 +193,7 @@ class _Relay:
 
     def close(self) -> None:
         """Wait until everybody has left."""
-        self._all_left.wait(GRACE)
+        self._all_left.wait(ANSWER)
         self._listener.close()
 
 

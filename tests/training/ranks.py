@@ -23,16 +23,22 @@ ROOT = Path(__file__).parents[2]
 def toy(folder: Path, trouble: str = "", rank: int = 1, batch: int = 4, steps: int = 8) -> None:
     """Train the toy task in `folder`; `rank` has the `trouble`."""
     launch.follow_launcher()
-    from lvgan.config import build
     from lvgan.training.distributed import Ranks
     from lvgan.training.loop import train
     from lvgan.training.runs import Run
 
-    settings = {"steps": steps, "batch": batch, "log_every": 1, "checkpoint_every": 1000, "sample_every": 1000}
     with cli.train.exit_when_stopped(), Ranks.join("cpu") as ranks:  # type: ignore[attr-defined]
         (folder / f"pid-{ranks.rank}").write_text(str(os.getpid()))
-        task = _troubled(build("lr", {"training": settings}), ranks, trouble if ranks.rank == rank else "")
+        task = _troubled(toy_config(steps, batch), ranks, trouble if ranks.rank == rank else "")
         train(task, Run(folder / "run"), ranks=ranks)
+
+
+def toy_config(steps: int, batch: int = 4) -> Any:
+    """The settings of `toy`."""
+    from lvgan.config import build
+
+    settings = {"steps": steps, "batch": batch, "log_every": 1, "checkpoint_every": 1000, "sample_every": 1000}
+    return build("lr", {"training": settings})
 
 
 def _troubled(config: Any, ranks: Any, trouble: str) -> Any:

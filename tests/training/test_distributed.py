@@ -19,7 +19,10 @@ from lvgan.errors import ConfigError, MachineError
 from lvgan.training import launch
 from lvgan.training.distributed import Ranks
 from lvgan.training.logging import read_log
-from tests.training.ranks import COMMAND, ROOT
+from lvgan.training.loop import train
+from lvgan.training.runs import Run
+from tests.training.ranks import COMMAND, ROOT, toy_config
+from tests.training.toy import ToyTask
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
 PATIENCE = 240  # seconds; a machine may be busy
@@ -129,11 +132,16 @@ def test_any_number_of_ranks_trains_as_one(stage: str, shards: Path, tmp_path: P
 
 
 def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path) -> None:
-    for name, plan in (("a", [(2, 4), (1, 8)]), ("b", [(1, 8)])):
+    def alone(folder: Path) -> None:
+        train(ToyTask(toy_config(steps=8)), Run(folder / "run"), progress=False)
+
+    for name in "ab":
         (tmp_path / name).mkdir()
-        for count, steps in plan:
-            done = _run(count, "toy", tmp_path / name, "--steps", steps)
-            assert done.returncode == 0, done.stderr
+    done = _run(2, "toy", tmp_path / "a", "--steps", 4)
+    assert done.returncode == 0, done.stderr
+    assert [line["step"] for line in _log(tmp_path / "a")] == [1, 2, 3, 4]
+    alone(tmp_path / "a")
+    alone(tmp_path / "b")
     ours, expected = _log(tmp_path / "a"), _log(tmp_path / "b")
     assert [line["step"] for line in ours] == list(range(1, 9))
     for one, two in zip(ours, expected, strict=True):
@@ -144,14 +152,14 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path) -> None:
 # --- trouble ------------------------------------------------------------------------------------------
 
 
-def _failed(tmp_path: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    done = _run(3, "toy", tmp_path, "--steps", 1000, *arguments)
+def _failed(tmp_path: Path, *arguments: object, count: int = 2) -> subprocess.CompletedProcess[str]:
+    done = _run(count, "toy", tmp_path, "--steps", 1000, *arguments)
     assert not _alive(tmp_path)
     return done
 
 
 def test_a_killed_rank_stops_the_others(tmp_path: Path) -> None:
-    done = _failed(tmp_path, "--trouble", "killed")
+    done = _failed(tmp_path, "--trouble", "killed", count=3)
     assert done.returncode == 1
     assert "rank 1 was ended by SIGKILL" in _sentence(done.stderr)
     assert "Traceback" not in done.stderr
@@ -159,7 +167,7 @@ def test_a_killed_rank_stops_the_others(tmp_path: Path) -> None:
 
 
 def test_a_users_error_in_a_rank_is_one_sentence(tmp_path: Path) -> None:
-    done = _failed(tmp_path, "--trouble", "data", "--rank", 2)
+    done = _failed(tmp_path, "--trouble", "data", "--rank", 2, count=3)
     assert done.returncode == 2
     assert _sentence(done.stderr) == ("lvgan: error: rank 2 of 3: the shard x.zip is damaged; prepare it again")
     assert "Traceback" not in done.stderr
@@ -170,20 +178,20 @@ def test_a_crash_in_a_rank_is_one_traceback(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.count("Traceback") == 1
     assert "ZeroDivisionError: one by nought" in done.stderr
-    assert "lvgan: rank 1 of 3 has failed, the others stop" in done.stderr
+    assert "lvgan: rank 1 of 2 has failed, the others stop" in done.stderr
 
 
 def test_ranks_that_start_from_other_weights_are_found(tmp_path: Path) -> None:
-    done = _failed(tmp_path, "--trouble", "differs", "--rank", 2)
+    done = _failed(tmp_path, "--trouble", "differs")
     assert done.returncode == 2
-    assert "rank 2 has other weights than rank 0" in _sentence(done.stderr)
+    assert "rank 1 has other weights than rank 0" in _sentence(done.stderr)
     assert not (tmp_path / "run").exists()
 
 
 def test_more_ranks_than_clips(tmp_path: Path) -> None:
-    done = _failed(tmp_path, "--batch", 2)
+    done = _failed(tmp_path, "--batch", 1)
     assert done.returncode == 2
-    assert "3 processes cannot share a batch of 2 clips" in _sentence(done.stderr)
+    assert "2 processes cannot share a batch of 1 clips" in _sentence(done.stderr)
     assert not (tmp_path / "run").exists()
 
 
