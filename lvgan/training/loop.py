@@ -224,7 +224,7 @@ class _Loop:
             raise Stopped(stop.signum, self._farewell()) from None
         except DataError as error:  # before the step changed anything: its batch comes first
             stop.at_once = False
-            if self.monitor.well:
+            if self.ranks.first and self.monitor.well:
                 self._save(last=True)
             raise DataError(
                 f"no batch for step {trainer.step + 1}: {error} ({self._farewell()}; with the data back, the same "

@@ -26,7 +26,7 @@ from lvgan.training.runs import Run
 LOW, HIGH = Size(16, 16), Size(32, 32)
 SETTINGS = {
     "steps": 9, "batch": 2, "checkpoint_every": 3, "log_every": 2, "sample_every": 4, "r1_every": 4, "keep": 1,
-    "metric_clips": 2,
+    "metric_clips": 1,
 }  # fmt: skip
 # Where to die, and in which step (of those that are done when it begins); in this order.
 POINTS = [

@@ -169,7 +169,10 @@ def test_a_killed_rank_stops_the_others(tmp_path: Path) -> None:
 def test_a_users_error_in_a_rank_is_one_sentence(tmp_path: Path) -> None:
     done = _failed(tmp_path, "--trouble", "data", "--rank", 2, count=3)
     assert done.returncode == 2
-    assert _sentence(done.stderr) == ("lvgan: error: rank 2 of 3: the shard x.zip is damaged; prepare it again")
+    assert _sentence(done.stderr) == (
+        "lvgan: error: rank 2 of 3: no batch for step 5: the shard x.zip is damaged; prepare it again "
+        "(stopped at step 4, no checkpoint written yet; with the data back, the same command goes on)"
+    )
     assert "Traceback" not in done.stderr
 
 

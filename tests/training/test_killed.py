@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -66,4 +67,6 @@ def test_killed_at_every_point(stage: str, shards: Path, tmp_path: Path) -> None
     assert logs[0] == logs[1]
     for run in (a, b):
         assert len((run / "samples" / "step-000008.png").read_bytes()) > 100
-        assert [p.name for p in (run / "checkpoints").glob("*.pt")] == [name]  # older ones were deleted
+        assert {p.name for p in (run / "checkpoints").glob("*.pt")} == {name, "best.pt"}  # older ones were deleted
+    best = [json.loads((run / "checkpoints" / "best.json").read_text()) for run in (a, b)]
+    assert best[0] == best[1]
