@@ -17,6 +17,7 @@ from lvgan.models.layers import (
     downsampling_matrix,
     resample_space,
 )
+from lvgan.models.running import Network, in_type, widened
 
 CLAMP = 256.0
 SMALLEST_EDGE = 4
@@ -87,13 +88,13 @@ class Epilogue(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            x = x.float().transpose(2, 1).flatten(2).transpose(2, 1)  # [N, C·H·W, T]
+            x = widened(x).transpose(2, 1).flatten(2).transpose(2, 1)  # [N, C·H·W, T]
             for conv in self.convs:
                 x = conv(x)
             return self.logit(self.hidden(x.flatten(1)))
 
 
-class LrDiscriminator(nn.Module):
+class LrDiscriminator(Network):
     """``video [N, C, T, H, W] -> logits [N, 1]`` for clips of exactly this many frames and this size.
 
     Clips that are not square are zero-padded. The last blocks downsample in space, as many as the
@@ -152,8 +153,9 @@ class LrDiscriminator(nn.Module):
             raise ValueError(f"video must be [N, {', '.join(map(str, self.shape))}], got {tuple(video.shape)}")
         height, width = self.shape[2:]
         x = F.pad(video, [*_margins(height - width), *_margins(width - height)]) if height != width else video
+        x = in_type(x, self.half)
         for block in self.blocks:
-            x = block(x)
+            x = self._run(block, x)
         return self.epilogue(x)
 
 

@@ -30,6 +30,7 @@ from lvgan.models.layers import (
     upsampling_matrix,
 )
 from lvgan.models.noise import LowPassBank
+from lvgan.models.running import Network, in_type, widened
 from lvgan.ops import bias_act
 
 CLAMP = 256.0
@@ -204,7 +205,7 @@ class Mapping(nn.Module):
         return x
 
 
-class LrGenerator(nn.Module):
+class LrGenerator(Network):
     """Temporal noise to video of `height` × `width`, values nominally in [−1, 1].
 
     `blocks` lists the residual blocks from coarse to fine; those that upsample time come first.
@@ -305,9 +306,10 @@ class LrGenerator(nn.Module):
         lengths = [length for _, length in self.lengths(frames)]
         start = self.input(pyramid[0]).transpose(1, 2)[..., None, None]
         x = (start + self.constant.to(start.dtype)) * math.sqrt(0.5)  # [N, C, T, h, w]
+        x = in_type(x, self.half)
         for block, w, length in zip(self.blocks, pyramid, lengths[1:], strict=False):
-            x = block(x, w, length, update_ema=update_ema)
-        return self.rgb(x, pyramid[-1], update_ema=update_ema) * RGB_GAIN
+            x = self._run(block, x, w, length, update_ema=update_ema)
+        return widened(self.rgb(x, pyramid[-1], update_ema=update_ema)) * RGB_GAIN
 
 
 def _size_at(height: int, width: int, doublings: int) -> tuple[int, int]:
