@@ -148,12 +148,16 @@ class LrDiscriminator(Network):
         self.blocks = nn.ModuleList(blocks)
         self.epilogue = Epilogue(widths[-1], frames, size, head)
 
+    def parts(self) -> list[nn.Module]:
+        """See :class:`Network`."""
+        return [*self.blocks, self.epilogue]
+
     def forward(self, video: Tensor) -> Tensor:  # [N, C, T, H, W]
         if video.ndim != 5 or tuple(video.shape[1:]) != self.shape:
             raise ValueError(f"video must be [N, {', '.join(map(str, self.shape))}], got {tuple(video.shape)}")
         height, width = self.shape[2:]
         x = F.pad(video, [*_margins(height - width), *_margins(width - height)]) if height != width else video
-        x = in_type(x, self.half)
+        x = in_type(x, self.half_type)
         for block in self.blocks:
             x = self._run(block, x)
         return self.epilogue(x)

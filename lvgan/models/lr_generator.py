@@ -259,6 +259,10 @@ class LrGenerator(Network):
             input_channels = spec.channels
         self.rgb = ToRGB(input_channels, channels, latent)
 
+    def parts(self) -> list[nn.Module]:
+        """See :class:`Network`."""
+        return [*self.blocks, self.rgb]
+
     def lengths(self, frames: int) -> list[tuple[int, int]]:
         """For each block's input, and at last the output: (frames per sample, samples) that make `frames`."""
         rate = self.time_scale
@@ -306,7 +310,7 @@ class LrGenerator(Network):
         lengths = [length for _, length in self.lengths(frames)]
         start = self.input(pyramid[0]).transpose(1, 2)[..., None, None]
         x = (start + self.constant.to(start.dtype)) * math.sqrt(0.5)  # [N, C, T, h, w]
-        x = in_type(x, self.half)
+        x = in_type(x, self.half_type)
         for block, w, length in zip(self.blocks, pyramid, lengths[1:], strict=False):
             x = self._run(block, x, w, length, update_ema=update_ema)
         return widened(self.rgb(x, pyramid[-1], update_ema=update_ema)) * RGB_GAIN

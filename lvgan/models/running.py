@@ -17,14 +17,14 @@ HALVES = (torch.bfloat16, torch.float16)
 class Network(nn.Module):
     """A network that is a chain of large parts.
 
-    `half` is the type of the activations in those parts that can bear it (None: float32 everywhere).
+    `half_type` is the type of the activations in those parts that can bear it (None: float32 everywhere).
     Weights, styles, demodulation, running statistics and logits stay in float32, and the operators sum in float32.
 
     With `recompute`, the backward pass computes the inside of each part again instead of keeping it
     (activation checkpointing): less memory for about a third more time, and the same bits.
     """
 
-    half: torch.dtype | None = None
+    half_type: torch.dtype | None = None
     recompute: bool = False
 
     def run_in(self, half: torch.dtype | None, *, recompute: bool = False) -> None:
@@ -35,7 +35,11 @@ class Network(nn.Module):
         """
         if half is not None and half not in HALVES:
             raise ValueError(f"half: expected bfloat16, float16 or None, got {half}")
-        self.half, self.recompute = half, recompute
+        self.half_type, self.recompute = half, recompute
+
+    def parts(self) -> list[nn.Module]:
+        """The large parts, in order: where nearly all the time goes."""
+        raise NotImplementedError
 
     def _run(self, part: nn.Module, *inputs: Any, **update: bool) -> Tensor:
         """``part(*inputs)``.
@@ -44,9 +48,9 @@ class Network(nn.Module):
         would move the statistics twice. (Training moves them where no gradient is wanted.)
         """
         if self.recompute and torch.is_grad_enabled() and not any(update.values()):
-            kept: Tensor = checkpoint(part, *inputs, use_reentrant=False, preserve_rng_state=False, **update)
-            return kept
-        result: Tensor = part(*inputs, **update)
+            result: Tensor = checkpoint(part, *inputs, use_reentrant=False, preserve_rng_state=False)
+        else:
+            result = part(*inputs, **update)
         return result
 
 

@@ -143,6 +143,10 @@ class SrDiscriminator(Network):
         self.hidden = FullyConnected(widths[-1] * grid**2, widths[-1], activation="lrelu")
         self.out = FullyConnected(widths[-1], 1)
 
+    def parts(self) -> list[nn.Module]:
+        """See :class:`Network`."""
+        return [*self.blocks, self.conv]
+
     def enlarge(self, lr: Tensor) -> Tensor:
         """Low-resolution frames [N, C, T, h, w] at the high resolution (bilinear): [N, C, T, H, W]."""
         _check_clip("lr", lr, (self.channels, self.frames, *self.lr_size))
@@ -153,10 +157,10 @@ class SrDiscriminator(Network):
         for name, clip in (("low", low), ("hr", hr)):
             _check_clip(name, clip, (self.channels, self.frames, *self.size))
         # Channel order: low or high, colour, frame.
-        x = in_type(torch.cat([low.flatten(1, 2), hr.flatten(1, 2)], 1), self.half)
+        x = in_type(torch.cat([low.flatten(1, 2), hr.flatten(1, 2)], 1), self.half_type)
         x = self.from_frames(F.pad(x, self.frame_padding) if any(self.frame_padding) else x)
         for block in self.blocks:
-            half = self.half if high_rate(x.shape[-1], max(self.size)) else None
+            half = self.half_type if high_rate(x.shape[-1], max(self.size)) else None
             x = self._run(block, in_type(x, half))
         x = in_type(x, None)
         return self.out(self.hidden(self.conv(x).flatten(1)))

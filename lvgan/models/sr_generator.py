@@ -95,9 +95,7 @@ class SynthesisLayer(nn.Module):
         style = self.affine(w)
         if spec.is_rgb:
             style = style * (1 / math.sqrt(spec.in_channels * spec.kernel**2))
-        x = modulated_conv2d(
-            x, self.weight, style, demodulate=not spec.is_rgb, padding=spec.kernel - 1, gain=gain
-        )
+        x = modulated_conv2d(x, self.weight, style, demodulate=not spec.is_rgb, padding=spec.kernel - 1, gain=gain)
         bias = self.bias.to(x.dtype)
         if spec.is_rgb:
             return bias_act(x, bias, clamp=self.clamp)
@@ -214,6 +212,10 @@ class SrGenerator(Network):
             {name: FrameResampler(self.lr_size, scales[name], wanted, margin) for name, wanted in sizes.items()}
         )
 
+    def parts(self) -> list[nn.Module]:
+        """See :class:`Network`."""
+        return list(self.layers)
+
     def mapping(self, z: Tensor, *, truncation: float = 1.0, update_ema: bool = False) -> Tensor:
         """Latents [N, z_dim] -> [N, w_dim]; `truncation` below 1 pulls them to their mean."""
         if z.ndim != 2 or z.shape[1] != self.z_dim:
@@ -245,7 +247,7 @@ class SrGenerator(Network):
             if spec.in_size != size:
                 size = spec.in_size
                 condition = stack_context(resampler.fit(region, size).unflatten(0, (N, -1)), self.context)
-            half = self.half if high_rate(spec.out_rate, max(self.size)) else None
+            half = self.half_type if high_rate(spec.out_rate, max(self.size)) else None
             given = in_type(condition, half)
             given = given if x is None else torch.cat([in_type(x, half), given], 1)
             x = self._run(layer, given, w, update_ema=update_ema)

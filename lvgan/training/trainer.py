@@ -22,6 +22,7 @@ from lvgan.errors import CheckpointError
 from lvgan.models.build import load_weights
 from lvgan.training import losses
 from lvgan.training.ema import ema_decay, update_ema
+from lvgan.training.precision import differentiated_twice
 from lvgan.training.task import Phase, Sample, Task
 
 
@@ -115,7 +116,8 @@ class Trainer:
         with self._training(task.discriminator, self.optimizers[1]) as parameters:
             total = 0.0
             for part, phase in self._chunks(real, "r1"):
-                penalty, logits = losses.r1_penalty(partial(task.judge, phase=phase), part)
+                with differentiated_twice(s):
+                    penalty, logits = losses.r1_penalty(partial(task.judge, phase=phase), part)
                 # `0 * logits` keeps every parameter in the graph: the last bias has no R1 gradient.
                 loss = (penalty.sum() * (0.5 * s.r1_gamma) + 0 * logits.sum()) / count
                 (loss * s.r1_every).backward()
