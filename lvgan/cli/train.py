@@ -17,7 +17,16 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting; may be repeated.")]
 Steps = Annotated[int | None, typer.Option(help="training.steps: train up to this step.")]
 Batch = Annotated[int | None, typer.Option(help="training.batch: clips a step.")]
-MicroBatch = Annotated[int | None, typer.Option(help="training.micro_batch: clips in memory at once.")]
+MicroBatch = Annotated[
+    str | None,
+    typer.Option(metavar="N|auto", help="training.micro_batch: clips in memory at once; auto: the most that fit."),
+]
+Precision = Annotated[str | None, typer.Option(help="training.precision: fp32, tf32, bf16 or fp16.")]
+Compile = Annotated[
+    bool | None,
+    typer.Option("--compile/--no-compile", help="training.compile: compile the networks.", show_default=False),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Measure a few steps, say what the run takes, write nothing.")]
 Seed = Annotated[int | None, typer.Option(help="training.seed.")]
 Low = Annotated[str | None, typer.Option("--lr", metavar="HxW", help="data.lr.", show_default="what the data holds")]
 High = Annotated[str | None, typer.Option("--hr", metavar="HxW", help="data.hr.", show_default="what the data holds")]
@@ -34,18 +43,22 @@ def train_lr(
     steps: Steps = None,
     batch: Batch = None,
     micro_batch: MicroBatch = None,
+    precision: Precision = None,
+    compile_: Compile = None,
     seed: Seed = None,
     lr: Low = None,
     hr: High = None,
     device: Device = "auto",
+    dry_run: DryRun = False,
 ) -> None:
     """Train the low-resolution network.
 
     It learns what happens, over how long, from whole clips of small frames.
     The same command goes on where it stopped.
     """
-    flags = _flags(steps=steps, batch=batch, micro_batch=micro_batch, seed=seed, lr=lr, hr=hr)
-    _train("lr", data, run, new, preset, config, set_ or [], flags, device)
+    how = {"precision": precision, "compile": compile_}
+    flags = _flags(steps=steps, batch=batch, micro_batch=micro_batch, seed=seed, lr=lr, hr=hr, **how)
+    _train("lr", data, run, new, preset, config, set_ or [], flags, device, dry_run)
 
 
 def train_sr(
@@ -58,21 +71,25 @@ def train_sr(
     steps: Steps = None,
     batch: Batch = None,
     micro_batch: MicroBatch = None,
+    precision: Precision = None,
+    compile_: Compile = None,
     seed: Seed = None,
     lr: Low = None,
     hr: High = None,
     device: Device = "auto",
+    dry_run: DryRun = False,
 ) -> None:
     """Train the super-resolution network.
 
     It learns what the world looks like close up, from a few frames at a time.
     The same command goes on where it stopped.
     """
-    flags = _flags(steps=steps, batch=batch, micro_batch=micro_batch, seed=seed, lr=lr, hr=hr)
-    _train("sr", data, run, new, preset, config, set_ or [], flags, device)
+    how = {"precision": precision, "compile": compile_}
+    flags = _flags(steps=steps, batch=batch, micro_batch=micro_batch, seed=seed, lr=lr, hr=hr, **how)
+    _train("sr", data, run, new, preset, config, set_ or [], flags, device, dry_run)
 
 
-def _flags(lr: str | None, hr: str | None, **training: int | None) -> dict[str, Any]:
+def _flags(lr: str | None, hr: str | None, **training: int | str | bool | None) -> dict[str, Any]:
     flags: dict[str, dict[str, Any]] = {"data": {"lr": lr, "hr": hr}, "training": dict(training)}
     return {part: {k: v for k, v in values.items() if v is not None} for part, values in flags.items()}
 
@@ -87,13 +104,15 @@ def _train(
     overrides: list[str],
     flags: dict[str, Any],
     device: str,
+    dry_run: bool,
 ) -> None:
     from lvgan.training.session import Request, train_stage
 
     request = Request(stage, data, preset, config, overrides, flags)
     with exit_when_stopped():
-        run = train_stage(request, run_name=run_name, new=new, device=device, say=typer.echo)
-    typer.echo(next_command(run.newest_checkpoint(), stage, data))
+        run = train_stage(request, run_name=run_name, new=new, device=device, say=typer.echo, dry_run=dry_run)
+    if not dry_run:
+        typer.echo(next_command(run.newest_checkpoint(), stage, data))
 
 
 @contextmanager

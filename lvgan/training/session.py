@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,10 +16,14 @@ from lvgan.data.dataset import ClipDataset, choose_sizes
 from lvgan.device import pick_device
 from lvgan.errors import ConfigError, MachineError
 from lvgan.ops import native
+from lvgan.training import memory
+from lvgan.training.dry_run import dry_run as measure
 from lvgan.training.loop import train
 from lvgan.training.lr import LrTask
+from lvgan.training.precision import computing
 from lvgan.training.runs import RUNS, Run, choose_run
 from lvgan.training.sr import SrTask
+from lvgan.training.task import Task
 
 
 @dataclass(frozen=True)
@@ -76,8 +81,11 @@ def train_stage(
     device: str = "auto",
     say: Callable[[str], None] = print,
     progress: bool = True,
+    dry_run: bool = False,
 ) -> Run:
     """Train, or go on with training, and return the run.
+
+    With `dry_run` a few steps are measured, what the whole run takes is said, and nothing is written.
 
     Raises:
         LvganError: for anything that the user can mend.
@@ -97,11 +105,37 @@ def train_stage(
     native.activate(target, say)
     if target.type == "cpu" and sum(p.numel() for p in task.generator.parameters()) > 10_000_000:
         say("a network of this size is made for GPUs: on a CPU a step takes minutes (--preset tiny is a first look)")
-    with contextlib.closing(task), _out_of_memory(config):
+    with (
+        contextlib.closing(task),
+        _out_of_memory(config),
+        computing(config, task.generator, task.discriminator, target, say),
+    ):
+        _settle_micro_batch(task, target, say)
+        if dry_run:
+            _say_estimate(task, target, root, say)
+            return run
         train(task, run, progress=progress)
     shown = f"; previews are in {run.sample_folder}" if any(run.sample_folder.iterdir()) else ""
     say(f"{run.folder} is complete at step {run.step}{shown}")
     return run
+
+
+def _settle_micro_batch(task: LrTask | SrTask, device: torch.device, say: Callable[[str], None]) -> None:
+    """Put the largest micro-batch that fits into the configuration, where that was asked for."""
+    settings = task.config.training
+    if settings.micro_batch is None:
+        found = memory.largest_micro_batch(task, settings.batch, device, say)
+        task.config = replace(task.config, training=replace(settings, micro_batch=found))  # type: ignore[arg-type]
+
+
+def _say_estimate(task: Task, device: torch.device, root: Path, say: Callable[[str], None]) -> None:
+    estimate = measure(task, device, say)
+    for line in estimate.lines():
+        say(line)
+    place = next(folder for folder in (root, *root.resolve().parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    if free < estimate.disk:
+        say(f"only {free / 1e9:.2f} GB of disk are free in {place}: make space, or keep fewer checkpoints")
 
 
 @contextlib.contextmanager
@@ -114,8 +148,8 @@ def _out_of_memory(config: cfg.Config) -> Iterator[None]:
             raise
         held = config.training.micro_batch or config.training.batch
         raise MachineError(
-            f"{held} clips at once do not fit into memory; use a smaller --micro-batch (the result stays the same), "
-            "or a smaller preset"
+            f"{held} clips at once do not fit into memory; use --micro-batch auto, or a smaller one than that (the "
+            "result stays the same), or a smaller preset"
         ) from error
 
 
