@@ -20,12 +20,13 @@ STEPS = 3
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds a step (R1's share included) and of those waiting for data; bytes.
+    """Seconds a step (R1's share included; `cpu_seconds`: of all threads), of those waiting for data; bytes.
 
     `gpu_peak` is what torch's allocator took (None without a GPU), `checkpoint` one file, `disk` all that stay.
     """
 
     seconds: float
+    cpu_seconds: float
     r1_seconds: float
     data_seconds: float
     ram_peak: int
@@ -77,20 +78,20 @@ def dry_run(task: Task, device: torch.device, say: Callable[[str], None], steps:
         torch.cuda.reset_peak_memory_stats(device)
     say(f"measuring {2 * steps} steps")
     _timed_step(trainer, device)  # step 0, with R1
-    plain: list[float] = []
-    with_r1: list[float] = []
+    plain: list[tuple[float, float]] = []
+    with_r1: list[tuple[float, float]] = []
     waited: list[float] = []
     for index in range(steps):
         for step, times in ((index * settings.r1_every + 1, plain), ((index + 1) * settings.r1_every, with_r1)):
             trainer.step = step
             times.append(_timed_step(trainer, device))
             waited.append(clock.seconds)
-    r1 = statistics.median(with_r1)
-    usual = statistics.median(plain)
+    (usual, usual_cpu), (r1, r1_cpu) = (map(statistics.median, zip(*times, strict=True)) for times in (plain, with_r1))
     count = -(-settings.steps // settings.checkpoint_every)
     keep = getattr(settings, "keep", 0)
     return Estimate(
         seconds=usual + (r1 - usual) / settings.r1_every,
+        cpu_seconds=usual_cpu + (r1_cpu - usual_cpu) / settings.r1_every,
         r1_seconds=r1,
         data_seconds=statistics.median(waited),
         ram_peak=memory.peak_resident(),
@@ -101,12 +102,13 @@ def dry_run(task: Task, device: torch.device, say: Callable[[str], None], steps:
     )
 
 
-def _timed_step(trainer: Trainer, device: torch.device) -> float:
-    started = time.perf_counter()
+def _timed_step(trainer: Trainer, device: torch.device) -> tuple[float, float]:
+    """Seconds of wall and of processor time."""
+    started, cpu_started = time.perf_counter(), time.process_time()
     trainer.run_step()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - started
+    return time.perf_counter() - started, time.process_time() - cpu_started
 
 
 def _size(trainer: Trainer) -> int:
