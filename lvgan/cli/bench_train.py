@@ -31,6 +31,7 @@ from lvgan.pixels import from_bytes
 from lvgan.sizes import Size
 from lvgan.training.dry_run import dry_run
 from lvgan.training.lr import LrTask
+from lvgan.training.memory import keep_freed_memory
 from lvgan.training.precision import computing
 from lvgan.training.sr import SrTask
 from lvgan.training.task import Sample, Task
@@ -339,6 +340,8 @@ def run(
         raise ConfigError(f"--preset {preset} was given, but one of {', '.join(SIZES)} was expected")
     rows: list[Row] = []
     repeats = 1 if quick else 3
+    if device.type == "cpu":
+        keep_freed_memory()  # as training does; the plain way profits too
 
     def show(row: Row, line: str) -> None:
         rows.append(row)

@@ -103,6 +103,8 @@ def train_stage(
     say(choice.message)
     say(f"{dataset.kept_message}; training on {target}")
     native.activate(target, say)
+    if target.type == "cpu":
+        memory.keep_freed_memory()
     if target.type == "cpu" and sum(p.numel() for p in task.generator.parameters()) > 10_000_000:
         say("a network of this size is made for GPUs: on a CPU a step takes minutes (--preset tiny is a first look)")
     with (
