@@ -187,12 +187,13 @@ def largest_that_fits(sizes: list[int], fits: Callable[[int], bool]) -> int:
             "training.checkpoint_activations=true or --precision bf16"
         )
     low, high, stride = 0, len(sizes), 1  # sizes[low] fits, sizes[high] does not
-    while low + stride < high:
-        if fits(sizes[low + stride]):
-            low, stride = low + stride, 2 * stride
+    while high - low > 1:
+        tried = min(low + stride, high - 1)
+        if fits(sizes[tried]):
+            low, stride = tried, 2 * stride
         else:
-            high = low + stride
-            stride = 1
+            high = tried
+            stride = max(1, (high - low) // 2)
     return sizes[low]
 
 
