@@ -13,9 +13,9 @@ from lvgan.errors import ConfigError
 from lvgan.models.layers import (
     Convolution,
     FullyConnected,
+    downsample_space,
     downsample_time,
     downsampling_matrix,
-    resample_space,
 )
 from lvgan.models.running import Network, in_type, widened
 
@@ -61,7 +61,7 @@ class DiscriminatorBlock(nn.Module):
 
     def downsample(self, x: Tensor) -> Tensor:  # [N, C, T, H, W]
         if self.down_s:
-            x = resample_space(x, self.matrix, self.matrix)
+            x = downsample_space(x, self.matrix, self.matrix)
         return downsample_time(x) if self.down_t else x
 
     def forward(self, x: Tensor) -> Tensor:

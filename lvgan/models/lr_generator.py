@@ -25,7 +25,7 @@ from lvgan.models.layers import (
     crop_time,
     modulated_conv3d,
     normalize_rms,
-    resample_space,
+    upsample_space,
     upsample_time,
     upsampling_matrix,
 )
@@ -141,7 +141,7 @@ class SynthesisBlock(nn.Module):
         x = modulated_conv3d(x, self.weight_1, self.affine_1(w), input_gain=gain, output_gain=math.sqrt(0.5), add=skip)
         x = upsample_time(x, frames) if self.spec.up_t else crop_time(x, frames)
         if self.spec.up_s:
-            x = resample_space(x, self.vertical, self.horizontal)
+            x = upsample_space(x, self.vertical, self.horizontal)
         return bias_act(x, self.bias_1.to(x.dtype), activation="lrelu", clamp=CLAMP)
 
     def _drop_unused(self, x: Tensor, w: Tensor, frames: int) -> tuple[Tensor, Tensor]:

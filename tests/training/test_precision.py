@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,8 +34,8 @@ def _losses(stage: str, data: Path, **settings: object) -> list[dict[str, float]
 
 
 @pytest.fixture(scope="module")
-def exact(shards: Path) -> Iterator[dict[str, list[dict[str, float]]]]:  # noqa: F811
-    yield {stage: _losses(stage, shards) for stage in ("lr", "sr")}
+def exact(shards: Path) -> dict[str, list[dict[str, float]]]:  # noqa: F811
+    return {stage: _losses(stage, shards) for stage in ("lr", "sr")}
 
 
 @pytest.mark.parametrize(
@@ -82,9 +81,8 @@ def test_rounding_is_put_back() -> None:
     with precision.computing(config, network, network, CPU, lambda line: None):
         assert [place.fp32_precision for place in places] == ["tf32", "tf32"]
     assert [place.fp32_precision for place in places] == before
-    with pytest.raises(RuntimeError), precision.computing(build("lr", {}), network, network, CPU, print):
+    with precision.computing(build("lr", {}), network, network, CPU, print):
         assert [place.fp32_precision for place in places] == ["ieee", "ieee"]  # whatever torch's default is
-        raise RuntimeError
     assert [place.fp32_precision for place in places] == before
 
 
