@@ -85,15 +85,16 @@ def _check(config: cfg.Config, device: torch.device) -> None:
 @contextmanager
 def _rounding(tf32: bool) -> Iterator[None]:
     """Whether float32 convolutions and products may be rounded to TF32 on a GPU (torch allows it for some)."""
-    places: tuple[Any, Any] = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)  # type: ignore[attr-defined]
-    kept = [place.fp32_precision for place in places]
+    # Torch's newer settings of the same (fp32_precision) make torch.compile fail, which asks for these.
+    places: tuple[Any, Any] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    kept = [place.allow_tf32 for place in places]
     try:
         for place in places:
-            place.fp32_precision = "tf32" if tf32 else "ieee"
+            place.allow_tf32 = tf32
         yield
     finally:
         for place, value in zip(places, kept, strict=True):
-            place.fp32_precision = value
+            place.allow_tf32 = value
 
 
 def keep_channels_last(network: nn.Module) -> None:

@@ -75,15 +75,16 @@ def test_half_precision_is_another_computation(shards: Path, exact: dict[str, li
 
 def test_rounding_is_put_back() -> None:
     config = build("lr", {"training": {"precision": "tf32"}})
-    places = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
-    before = [place.fp32_precision for place in places]
+    places = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [place.allow_tf32 for place in places]
     network = torch.nn.Linear(2, 2)
     with precision.computing(config, network, network, CPU, lambda line: None):
-        assert [place.fp32_precision for place in places] == ["tf32", "tf32"]
-    assert [place.fp32_precision for place in places] == before
+        assert [place.allow_tf32 for place in places] == [True, True]
+        assert torch.get_float32_matmul_precision() == "high"  # what torch.compile asks
+    assert [place.allow_tf32 for place in places] == before
     with precision.computing(build("lr", {}), network, network, CPU, print):
-        assert [place.fp32_precision for place in places] == ["ieee", "ieee"]  # whatever torch's default is
-    assert [place.fp32_precision for place in places] == before
+        assert [place.allow_tf32 for place in places] == [False, False]  # whatever torch's default is
+    assert [place.allow_tf32 for place in places] == before
 
 
 def test_what_does_nothing_here_is_said() -> None:
