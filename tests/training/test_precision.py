@@ -135,9 +135,15 @@ def test_without_a_compiler_the_networks_run_as_they_are(monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the compiler itself
 def test_compiled_networks_train_alike(shards: Path, exact: dict[str, list[dict[str, float]]]) -> None:  # noqa: F811
+    from torch._dynamo.utils import counters
+
     for stage in ("lr", "sr"):
+        counters.clear()
         compiled = _losses(stage, shards, compile=True)
+        assert counters["stats"]["unique_graphs"] > 5
+        assert not counters["graph_break"], counters["graph_break"]
         for ours, expected in zip(compiled, exact[stage], strict=True):
             for key in expected:
                 if key.startswith(("loss/", "logits/")):
