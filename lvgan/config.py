@@ -23,6 +23,7 @@ import yaml
 from lvgan.errors import ConfigError
 from lvgan.sizes import Size
 
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 PRESETS = ("paper", "small", "tiny")
 
 
@@ -144,7 +145,11 @@ class Training:
 
     steps: int = _at_least(100_000, 0)
     batch: int = _at_least(64, 1)
-    micro_batch: int = _at_least(0, 0)  # clips in memory at once; 0: the whole batch
+    micro_batch: int | None = _at_least(0, 0)  # clips in memory at once; 0: the whole batch; auto: what fits
+    precision: str = field(default="fp32", metadata={"choices": PRECISIONS})
+    checkpoint_activations: bool = False  # compute activations again instead of keeping them
+    channels_last: bool = False
+    compile: bool = False
     seed: int = _at_least(0, 0, 2**63 - 1)
     generator_rate: float = _at_least(0.003, 0)
     discriminator_rate: float = _at_least(0.002, 0)
@@ -168,7 +173,7 @@ class Training:
 class LrTraining(Training):
     """Low-resolution training."""
 
-    micro_batch: int = _at_least(8, 0)
+    micro_batch: int | None = _at_least(8, 0)
     diffaug: tuple[str, ...] = field(
         default=("color", "translation", "cutout"),
         metadata={"choices": ("color", "translation", "cutout")},
@@ -182,7 +187,7 @@ class SrTraining(Training):
 
     steps: int = _at_least(275_000, 0)
     batch: int = _at_least(32, 1)
-    micro_batch: int = _at_least(2, 0)
+    micro_batch: int | None = _at_least(2, 0)
     discriminator_rate: float = _at_least(0.003, 0)
     ada_target: float = _at_least(0.6, -1, 1)
     ada_rate: float = _at_least(0.000125, 0, 1)
@@ -216,6 +221,7 @@ Config = LrConfig | SrConfig
 STAGES: dict[str, type[LrConfig] | type[SrConfig]] = {"lr": LrConfig, "sr": SrConfig}
 
 # Settings that a run may change when it goes on: they do not touch what has been learnt.
+# (The last four change rounding alone, and a run may move to another machine.)
 FREE_KEYS = frozenset(
     (
         "data.cache",
@@ -227,6 +233,10 @@ FREE_KEYS = frozenset(
         "training.keep",
         "training.metric_clips",
         "training.wandb",
+        "training.precision",
+        "training.checkpoint_activations",
+        "training.channels_last",
+        "training.compile",
     )
 )
 

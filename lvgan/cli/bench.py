@@ -206,6 +206,39 @@ def data(
     write(rows, json_file)
 
 
+@bench_app.command("train")
+def train(
+    preset: Annotated[str, typer.Option(help="tiny, small or paper.")] = "tiny",
+    stage: Annotated[str, typer.Option(help="lr, sr or both.")] = "both",
+    quick: Annotated[bool, typer.Option("--quick", help="Measure once, not three times.")] = False,
+    table: Annotated[
+        bool, typer.Option("--table", help="Instead: s/step and memory for each precision and setting.")
+    ] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compiled networks in the table too.")] = False,
+    json_file: JsonFile = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """What a training step costs: against the same step written plainly, and against its convolutions alone.
+
+    Plainly: the straightforward composition of the operators, and data that is loaded while everything else waits.
+    `cpu` is processor time of all threads, which other work on the machine disturbs less than wall time. For the
+    table of a GPU: `lvgan bench train --device cuda --preset paper --table --compile`.
+    """
+    from lvgan.cli import bench_train
+    from lvgan.device import pick_device
+    from lvgan.errors import ConfigError
+    from lvgan.ops import native
+
+    if stage not in ("lr", "sr", "both"):
+        raise ConfigError(f"--stage {stage} was given, but lr, sr or both was expected")
+    target = pick_device(device)
+    status = native.activate(target, typer.echo)
+    typer.echo(f"{preset} preset, {target}: {status.reason}; medians")
+    stages = ("lr", "sr") if stage == "both" else (stage,)
+    rows = bench_train.run(preset, stages, target, quick=quick, table=table, compiled=compiled, say=typer.echo)
+    write(rows, json_file)
+
+
 @bench_app.command("cuts")
 def cuts(
     json_file: JsonFile = None,

@@ -104,13 +104,15 @@ _USERS = {
     "lvgan.models.sr_discriminator": ("upfirdn2d", "bias_act"),
     "lvgan.models.resample": ("upfirdn2d",),
     "lvgan.models.layers": ("bias_act",),
+    "lvgan.models.lr_generator": ("bias_act",),
+    "lvgan.augment.warp": ("upfirdn2d",),
 }
 _PLAIN = {"filtered_lrelu": plain_filtered_lrelu, "bias_act": plain_bias_act, "upfirdn2d": plain_upfirdn2d}
 
 
 @contextmanager
 def straightforward() -> Iterator[None]:
-    """Let the super-resolution networks use the straightforward compositions inside the block."""
+    """Let the networks and warps use the straightforward compositions inside the block."""
     places = [(importlib.import_module(module), name) for module, names in _USERS.items() for name in names]
     kept = [getattr(module, name) for module, name in places]
     try:

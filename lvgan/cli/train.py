@@ -18,7 +18,16 @@ ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting; may be repeated.")]
 Steps = Annotated[int | None, typer.Option(help="training.steps: train up to this step.")]
 Batch = Annotated[int | None, typer.Option(help="training.batch: clips a step.")]
-MicroBatch = Annotated[int | None, typer.Option(help="training.micro_batch: clips in memory at once.")]
+MicroBatch = Annotated[
+    str | None,
+    typer.Option(metavar="N|auto", help="training.micro_batch: clips in memory at once; auto: the most that fit."),
+]
+Precision = Annotated[str | None, typer.Option(help="training.precision: fp32, tf32, bf16 or fp16.")]
+Compile = Annotated[
+    bool | None,
+    typer.Option("--compile/--no-compile", help="training.compile: compile the networks.", show_default=False),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Measure a few steps, say what the run takes, write nothing.")]
 Seed = Annotated[int | None, typer.Option(help="training.seed.")]
 Low = Annotated[str | None, typer.Option("--lr", metavar="HxW", help="data.lr.", show_default="what the data holds")]
 High = Annotated[str | None, typer.Option("--hr", metavar="HxW", help="data.hr.", show_default="what the data holds")]
@@ -58,6 +67,8 @@ def train_lr(
     steps: Steps = None,
     batch: Batch = None,
     micro_batch: MicroBatch = None,
+    precision: Precision = None,
+    compile_: Compile = None,
     seed: Seed = None,
     keep: Keep = None,
     init: Init = None,
@@ -67,6 +78,7 @@ def train_lr(
     wandb: Wandb = False,
     device: Device = "auto",
     gpus: Gpus = "1",
+    dry_run: DryRun = False,
 ) -> None:
     """Train the low-resolution network.
 
@@ -78,11 +90,13 @@ def train_lr(
         steps=steps,
         batch=batch,
         micro_batch=micro_batch,
+        precision=precision,
+        compile=compile_,
         seed=seed,
         keep=keep,
         init=_absolute(init),
     )
-    _train("lr", data, run, new, preset, config, set_ or [], flags, device, wandb, gpus)
+    _train("lr", data, run, new, preset, config, set_ or [], flags, device, wandb, gpus, dry_run)
 
 
 def train_sr(
@@ -95,6 +109,8 @@ def train_sr(
     steps: Steps = None,
     batch: Batch = None,
     micro_batch: MicroBatch = None,
+    precision: Precision = None,
+    compile_: Compile = None,
     seed: Seed = None,
     keep: Keep = None,
     init: Init = None,
@@ -104,6 +120,7 @@ def train_sr(
     wandb: Wandb = False,
     device: Device = "auto",
     gpus: Gpus = "1",
+    dry_run: DryRun = False,
 ) -> None:
     """Train the super-resolution network.
 
@@ -115,18 +132,20 @@ def train_sr(
         steps=steps,
         batch=batch,
         micro_batch=micro_batch,
+        precision=precision,
+        compile=compile_,
         seed=seed,
         keep=keep,
         init=_absolute(init),
     )
-    _train("sr", data, run, new, preset, config, set_ or [], flags, device, wandb, gpus)
+    _train("sr", data, run, new, preset, config, set_ or [], flags, device, wandb, gpus, dry_run)
 
 
 def _absolute(path: Path | None) -> str | None:
     return None if path is None else str(path.resolve())
 
 
-def _flags(data: dict[str, str | None], **training: int | str | None) -> dict[str, Any]:
+def _flags(data: dict[str, str | None], **training: int | str | bool | None) -> dict[str, Any]:
     flags: dict[str, dict[str, Any]] = {"data": data, "training": dict(training)}
     return {part: {k: v for k, v in values.items() if v is not None} for part, values in flags.items()}
 
@@ -143,6 +162,7 @@ def _train(
     device: str,
     wandb: bool,
     gpus: str,
+    dry_run: bool,
 ) -> None:
     from lvgan.training import launch
 
@@ -155,8 +175,10 @@ def _train(
 
     request = Request(stage, data, preset, config, overrides, flags, wandb)
     with exit_when_stopped():
-        run = train_stage(request, run_name=run_name, new=new, device=device, say=typer.echo)
-    if launch.is_first():
+        run = train_stage(
+            request, run_name=run_name, new=new, device=device, say=typer.echo, dry_run=dry_run
+        )
+    if launch.is_first() and not dry_run:
         typer.echo(next_command(run.newest_checkpoint(), stage, data))
 
 

@@ -13,10 +13,11 @@ from lvgan.errors import ConfigError
 from lvgan.models.layers import (
     Convolution,
     FullyConnected,
+    downsample_space,
     downsample_time,
     downsampling_matrix,
-    resample_space,
 )
+from lvgan.models.running import Network, in_type, widened
 
 CLAMP = 256.0
 SMALLEST_EDGE = 4
@@ -60,7 +61,7 @@ class DiscriminatorBlock(nn.Module):
 
     def downsample(self, x: Tensor) -> Tensor:  # [N, C, T, H, W]
         if self.down_s:
-            x = resample_space(x, self.matrix, self.matrix)
+            x = downsample_space(x, self.matrix, self.matrix)
         return downsample_time(x) if self.down_t else x
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,13 +88,13 @@ class Epilogue(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            x = x.float().transpose(2, 1).flatten(2).transpose(2, 1)  # [N, C·H·W, T]
+            x = widened(x).transpose(2, 1).flatten(2).transpose(2, 1)  # [N, C·H·W, T]
             for conv in self.convs:
                 x = conv(x)
             return self.logit(self.hidden(x.flatten(1)))
 
 
-class LrDiscriminator(nn.Module):
+class LrDiscriminator(Network):
     """``video [N, C, T, H, W] -> logits [N, 1]`` for clips of exactly this many frames and this size.
 
     Clips that are not square are zero-padded. The last blocks downsample in space, as many as the
@@ -147,13 +148,18 @@ class LrDiscriminator(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.epilogue = Epilogue(widths[-1], frames, size, head)
 
+    def parts(self) -> list[nn.Module]:
+        """See :class:`Network`."""
+        return [*self.blocks, self.epilogue]
+
     def forward(self, video: Tensor) -> Tensor:  # [N, C, T, H, W]
         if video.ndim != 5 or tuple(video.shape[1:]) != self.shape:
             raise ValueError(f"video must be [N, {', '.join(map(str, self.shape))}], got {tuple(video.shape)}")
         height, width = self.shape[2:]
         x = F.pad(video, [*_margins(height - width), *_margins(width - height)]) if height != width else video
+        x = in_type(x, self.half_type)
         for block in self.blocks:
-            x = block(x)
+            x = self._run(block, x)
         return self.epilogue(x)
 
 

@@ -25,11 +25,12 @@ from lvgan.models.layers import (
     crop_time,
     modulated_conv3d,
     normalize_rms,
-    resample_space,
+    upsample_space,
     upsample_time,
     upsampling_matrix,
 )
 from lvgan.models.noise import LowPassBank
+from lvgan.models.running import Network, in_type, widened
 from lvgan.ops import bias_act
 
 CLAMP = 256.0
@@ -140,7 +141,7 @@ class SynthesisBlock(nn.Module):
         x = modulated_conv3d(x, self.weight_1, self.affine_1(w), input_gain=gain, output_gain=math.sqrt(0.5), add=skip)
         x = upsample_time(x, frames) if self.spec.up_t else crop_time(x, frames)
         if self.spec.up_s:
-            x = resample_space(x, self.vertical, self.horizontal)
+            x = upsample_space(x, self.vertical, self.horizontal)
         return bias_act(x, self.bias_1.to(x.dtype), activation="lrelu", clamp=CLAMP)
 
     def _drop_unused(self, x: Tensor, w: Tensor, frames: int) -> tuple[Tensor, Tensor]:
@@ -204,7 +205,7 @@ class Mapping(nn.Module):
         return x
 
 
-class LrGenerator(nn.Module):
+class LrGenerator(Network):
     """Temporal noise to video of `height` × `width`, values nominally in [−1, 1].
 
     `blocks` lists the residual blocks from coarse to fine; those that upsample time come first.
@@ -258,6 +259,10 @@ class LrGenerator(nn.Module):
             input_channels = spec.channels
         self.rgb = ToRGB(input_channels, channels, latent)
 
+    def parts(self) -> list[nn.Module]:
+        """See :class:`Network`."""
+        return [*self.blocks, self.rgb]
+
     def lengths(self, frames: int) -> list[tuple[int, int]]:
         """For each block's input, and at last the output: (frames per sample, samples) that make `frames`."""
         rate = self.time_scale
@@ -305,9 +310,10 @@ class LrGenerator(nn.Module):
         lengths = [length for _, length in self.lengths(frames)]
         start = self.input(pyramid[0]).transpose(1, 2)[..., None, None]
         x = (start + self.constant.to(start.dtype)) * math.sqrt(0.5)  # [N, C, T, h, w]
+        x = in_type(x, self.half_type)
         for block, w, length in zip(self.blocks, pyramid, lengths[1:], strict=False):
-            x = block(x, w, length, update_ema=update_ema)
-        return self.rgb(x, pyramid[-1], update_ema=update_ema) * RGB_GAIN
+            x = self._run(block, x, w, length, update_ema=update_ema)
+        return widened(self.rgb(x, pyramid[-1], update_ema=update_ema)) * RGB_GAIN
 
 
 def _size_at(height: int, width: int, doublings: int) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 LongVideoGAN, section 3.3: StyleGAN2's residual discriminator on a few consecutive frames,
 low and high resolution stacked as channels; no minibatch statistics (spec section D).
-All arithmetic is float32.
+Logits and the coarse grids are float32 in every precision.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from lvgan.errors import ConfigError
 from lvgan.models.layers import FullyConnected
-from lvgan.models.sr_schedule import size_factor
+from lvgan.models.running import Network, in_type
+from lvgan.models.sr_schedule import high_rate, size_factor
 from lvgan.ops import bias_act, upfirdn2d
 
 CLAMP = 256.0
@@ -51,7 +52,7 @@ class SrConv2d(nn.Module):
         self.register_buffer("taps", torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8 if down else None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel, weight = self.weight.shape[-1], self.weight * self.weight_gain
+        kernel, weight = self.weight.shape[-1], (self.weight * self.weight_gain).to(x.dtype)
         if self.taps is None:
             x = F.conv2d(x, weight, padding=kernel // 2)
         elif kernel == 1:  # filter and skip in one go: the convolution then sees a quarter
@@ -60,7 +61,8 @@ class SrConv2d(nn.Module):
             x = F.conv2d(upfirdn2d(x, self.taps, padding=1 + kernel // 2), weight, stride=2)
         if self.bias is None:
             return x * self.gain
-        return bias_act(x, self.bias, activation="lrelu", gain=math.sqrt(2) * self.gain, clamp=CLAMP * self.gain)
+        gain, clamp = math.sqrt(2) * self.gain, CLAMP * self.gain
+        return bias_act(x, self.bias.to(x.dtype), activation="lrelu", gain=gain, clamp=clamp)
 
 
 class SrDiscriminatorBlock(nn.Module):
@@ -100,7 +102,7 @@ class BilinearUpsample(nn.Module):
         return upfirdn2d(x, self.get_buffer("taps"), up=self.factor, padding=self.padding, gain=self.factor**2)
 
 
-class SrDiscriminator(nn.Module):
+class SrDiscriminator(Network):
     """Judges `frames` consecutive frames of both resolutions.
 
     A block at R samples per long edge has ``min(channel_base / R, channel_max)`` channels;
@@ -141,6 +143,10 @@ class SrDiscriminator(nn.Module):
         self.hidden = FullyConnected(widths[-1] * grid**2, widths[-1], activation="lrelu")
         self.out = FullyConnected(widths[-1], 1)
 
+    def parts(self) -> list[nn.Module]:
+        """See :class:`Network`."""
+        return [*self.blocks, self.conv]
+
     def enlarge(self, lr: Tensor) -> Tensor:
         """Low-resolution frames [N, C, T, h, w] at the high resolution (bilinear): [N, C, T, H, W]."""
         _check_clip("lr", lr, (self.channels, self.frames, *self.lr_size))
@@ -151,10 +157,12 @@ class SrDiscriminator(nn.Module):
         for name, clip in (("low", low), ("hr", hr)):
             _check_clip(name, clip, (self.channels, self.frames, *self.size))
         # Channel order: low or high, colour, frame.
-        x = torch.cat([low.flatten(1, 2), hr.flatten(1, 2)], 1).float()
+        x = in_type(torch.cat([low.flatten(1, 2), hr.flatten(1, 2)], 1), self.half_type)
         x = self.from_frames(F.pad(x, self.frame_padding) if any(self.frame_padding) else x)
         for block in self.blocks:
-            x = block(x)
+            half = self.half_type if high_rate(x.shape[-1], max(self.size)) else None
+            x = self._run(block, in_type(x, half))
+        x = in_type(x, None)
         return self.out(self.hidden(self.conv(x).flatten(1)))
 
     def forward(self, lr: Tensor, hr: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from lvgan.models.layers import FullyConnected, MagnitudeEMA, RunningStatistic, normalize_rms
 from lvgan.models.resample import FrameResampler, stack_context
-from lvgan.models.sr_schedule import Size, SrLayer, low_pass, sr_schedule
+from lvgan.models.running import Network, in_type, widened
+from lvgan.models.sr_schedule import Size, SrLayer, high_rate, low_pass, sr_schedule
 from lvgan.ops import bias_act, filtered_lrelu
 
 RGB_GAIN = 0.25  # brings the output of the last layer to about [-1, 1]
@@ -52,6 +53,7 @@ def modulated_conv2d(
     weights = weight[None] * style[:, None, :, None, None]  # [N, O, I, k, k]
     if scale is not None:
         weights = weights * scale[:, :, None, None, None]
+    weights = weights.to(x.dtype)
     if len(weights) == 1:
         return F.conv2d(x, weights[0], padding=padding)
     clips = x.chunk(len(weights))
@@ -93,16 +95,15 @@ class SynthesisLayer(nn.Module):
         style = self.affine(w)
         if spec.is_rgb:
             style = style * (1 / math.sqrt(spec.in_channels * spec.kernel**2))
-        x = modulated_conv2d(
-            x, self.weight, style, demodulate=not spec.is_rgb, padding=spec.kernel - 1, gain=gain.to(x.dtype)
-        )
+        x = modulated_conv2d(x, self.weight, style, demodulate=not spec.is_rgb, padding=spec.kernel - 1, gain=gain)
+        bias = self.bias.to(x.dtype)
         if spec.is_rgb:
-            return bias_act(x, self.bias, clamp=self.clamp)
+            return bias_act(x, bias, clamp=self.clamp)
         return filtered_lrelu(
             x,
             self.up_taps,
             self.down_taps,
-            self.bias,
+            bias,
             up=spec.up,
             down=spec.down,
             padding=spec.padding,
@@ -134,7 +135,7 @@ class FourierInput(nn.Module):
         return F.conv2d(self.waves, weight[:, :, None, None])
 
 
-class SrGenerator(RunningStatistic):
+class SrGenerator(RunningStatistic, Network):
     """Makes `height` x `width` frames from neighbourhoods of `lr_height` x `lr_width` frames.
 
     The factor between the sizes is any integer, the same for both sides. `context` frames
@@ -211,6 +212,10 @@ class SrGenerator(RunningStatistic):
             {name: FrameResampler(self.lr_size, scales[name], wanted, margin) for name, wanted in sizes.items()}
         )
 
+    def parts(self) -> list[nn.Module]:
+        """See :class:`Network`."""
+        return list(self.layers)
+
     def mapping(self, z: Tensor, *, truncation: float = 1.0, update_ema: bool = False) -> Tensor:
         """Latents [N, z_dim] -> [N, w_dim]; `truncation` below 1 pulls them to their mean."""
         if z.ndim != 2 or z.shape[1] != self.z_dim:
@@ -245,9 +250,12 @@ class SrGenerator(RunningStatistic):
             if spec.in_size != size:
                 size = spec.in_size
                 condition = stack_context(resampler.fit(region, size).unflatten(0, (N, -1)), self.context)
-            x = layer(condition if x is None else torch.cat([x, condition], 1), w, update_ema=update_ema)
+            half = self.half_type if high_rate(spec.out_rate, max(self.size)) else None
+            given = in_type(condition, half)
+            given = given if x is None else torch.cat([in_type(x, half), given], 1)
+            x = self._run(layer, given, w, update_ema=update_ema)
         assert x is not None
-        return (x * RGB_GAIN).unflatten(0, (N, T)).transpose(1, 2)
+        return (widened(x) * RGB_GAIN).unflatten(0, (N, T)).transpose(1, 2)
 
     def _check_frames(self, lr: Tensor, count: int) -> None:
         expected = f"[{count}, {self.channels}, more than {2 * self.context}, {self.lr_size[0]}, {self.lr_size[1]}]"

@@ -27,6 +27,7 @@ FIRST_CUTOFF = 2.0  # of the first layer
 FIRST_STOPBAND = 2.0**2.1
 LAST_STOPBAND = 2.0**0.3  # of the last layer, relative to its cutoff
 MIN_LONG_EDGE = 16
+HALF_RATES = 4  # the rates, counted from the highest, at which half precision is allowed
 TAPS_PER_SCALE = 6  # taps of a conditioning filter for each unit of its factor
 
 
@@ -71,6 +72,11 @@ class _Band:
     half_width: float
     rate: float
     halvings: int  # rate = long edge / 2 ** halvings
+
+
+def high_rate(rate: float, long: int) -> bool:
+    """Whether `rate` is among the four highest: those that half precision is for (published setting)."""
+    return rate * 2**HALF_RATES > long
 
 
 def size_factor(size: Size, lr_size: Size) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,13 +16,17 @@ from lvgan.data.dataset import ClipDataset, choose_sizes
 from lvgan.data.windows import window_span
 from lvgan.errors import ConfigError, MachineError
 from lvgan.ops import native
+from lvgan.training import memory
 from lvgan.training.distributed import Ranks
+from lvgan.training.dry_run import dry_run as measure
 from lvgan.training.hooks import BEST, best_so_far
 from lvgan.training.loop import train
 from lvgan.training.lr import LrTask
 from lvgan.training.metrics import BEST_BY
+from lvgan.training.precision import computing
 from lvgan.training.runs import RUNS, Run, choose_run
 from lvgan.training.sr import SrTask
+from lvgan.training.task import Task
 from lvgan.training.wandb_log import check_wandb
 
 
@@ -83,11 +88,13 @@ def train_stage(
     device: str = "auto",
     say: Callable[[str], None] = print,
     progress: bool = True,
+    dry_run: bool = False,
 ) -> Run:
     """Train, or go on with training, and return the run.
 
     In a process that torchrun or ``--gpus`` started, this is one rank of several: rank 0 chooses the run, speaks
-    and writes; all train.
+    and writes; all train. With `dry_run` a few steps are measured, what the whole run takes is said, and
+    nothing is written.
 
     Raises:
         LvganError: for anything that the user can mend.
@@ -96,7 +103,9 @@ def train_stage(
     """
     with Ranks.join(device) as ranks:
         say = say if ranks.first else _nothing
-        return _train(request, ranks, run_name=run_name, new=new, root=root, say=say, progress=progress)
+        return _train(
+            request, ranks, run_name=run_name, new=new, root=root, say=say, progress=progress, dry_run=dry_run
+        )
 
 
 def _nothing(message: str) -> None:
@@ -112,6 +121,7 @@ def _train(
     root: Path,
     say: Callable[[str], None],
     progress: bool,
+    dry_run: bool,
 ) -> Run:
     choice = ranks.from_first(lambda: choose_run(request.stage, request.resolve, name=run_name, new=new, root=root))
     config, run = choice.config, choice.run
@@ -131,9 +141,19 @@ def _train(
     say(choice.message)
     say(f"{dataset.kept_message}; training on {ranks.described}")
     native.activate(target, say)
+    if target.type == "cpu":
+        memory.keep_freed_memory()
     if target.type == "cpu" and sum(p.numel() for p in task.generator.parameters()) > 10_000_000:
         say("a network of this size is made for GPUs: on a CPU a step takes minutes (--preset tiny is a first look)")
-    with contextlib.closing(task), _out_of_memory(config):
+    with (
+        contextlib.closing(task),
+        _out_of_memory(config),
+        computing(config, task.generator, task.discriminator, target, say),
+    ):
+        _settle_micro_batch(task, target, say)
+        if dry_run:
+            _say_estimate(task, target, root, say)
+            return run
         train(task, run, progress=progress, say=say, ranks=ranks)
     if not ranks.first:
         return run
@@ -146,6 +166,24 @@ def _train(
     return run
 
 
+def _settle_micro_batch(task: LrTask | SrTask, device: torch.device, say: Callable[[str], None]) -> None:
+    """Put the largest micro-batch that fits into the configuration, where that was asked for."""
+    settings = task.config.training
+    if settings.micro_batch is None:
+        found = memory.largest_micro_batch(task, settings.batch, device, say)
+        task.config = replace(task.config, training=replace(settings, micro_batch=found))  # type: ignore[arg-type]
+
+
+def _say_estimate(task: Task, device: torch.device, root: Path, say: Callable[[str], None]) -> None:
+    estimate = measure(task, device, say)
+    for line in estimate.lines():
+        say(line)
+    place = next(folder for folder in (root, *root.resolve().parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    if free < estimate.disk:
+        say(f"only {free / 1e9:.2f} GB of disk are free in {place}: make space, or keep fewer checkpoints")
+
+
 @contextlib.contextmanager
 def _out_of_memory(config: cfg.Config) -> Iterator[None]:
     """Torch's two ways of running out of memory, as one sentence."""
@@ -156,8 +194,8 @@ def _out_of_memory(config: cfg.Config) -> Iterator[None]:
             raise
         held = config.training.micro_batch or config.training.batch
         raise MachineError(
-            f"{held} clips at once do not fit into memory; use a smaller --micro-batch (the result stays the same), "
-            "or a smaller preset"
+            f"{held} clips at once do not fit into memory; use --micro-batch auto, or a smaller one than that (the "
+            "result stays the same), or a smaller preset"
         ) from error
 
 

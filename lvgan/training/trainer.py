@@ -27,6 +27,7 @@ from lvgan.seeding import derive
 from lvgan.training import health, losses
 from lvgan.training.distributed import Ranks
 from lvgan.training.ema import ema_decay, update_ema
+from lvgan.training.precision import differentiated_twice
 from lvgan.training.task import Phase, Sample, Task
 from lvgan.training.transfer import frozen_parameters
 
@@ -151,7 +152,8 @@ class Trainer:
         with self._training("r1", task.discriminator, self.optimizers[1]):
             total = torch.zeros((), device=real[0].device)
             for part, phase in self._chunks(real, "r1"):
-                penalty, logits = losses.r1_penalty(partial(task.judge, phase=phase), part)
+                with differentiated_twice(s):
+                    penalty, logits = losses.r1_penalty(partial(task.judge, phase=phase), part)
                 # `0 * logits` keeps every parameter in the graph: the last bias has no R1 gradient.
                 loss = (penalty.sum() * (0.5 * s.r1_gamma) + 0 * logits.sum()) / count
                 (loss * s.r1_every).backward()

@@ -18,12 +18,14 @@ from lvgan.models.layers import (
     MagnitudeEMA,
     convolve,
     crop_time,
+    downsample_space,
     downsample_time,
     downsampling_matrix,
     modulated_conv3d,
     normalize_rms,
     one_update,
     resample_space,
+    upsample_space,
     upsample_time,
     upsampling_matrix,
 )
@@ -202,3 +204,17 @@ def test_one_update_moves_nothing_after_an_error() -> None:
     layer(torch.full((4, 2), 2.0), True)  # outside: at once
     assert layer.mean_square == pytest.approx(1 + 0.001 * 3)
     assert list(layer.state_dict()) == ["mean_square"]
+
+
+@pytest.mark.parametrize("size", [(8, 8), (48, 64), (49, 51), (64, 47)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_filters_and_products_resample_alike(size: tuple[int, int], dtype: torch.dtype) -> None:
+    x = torch.randn(2, 3, 2, *size, generator=torch.Generator().manual_seed(0)).to(dtype)
+    halves = [downsampling_matrix(side) for side in size]
+    small = downsample_space(x, *halves)
+    tolerance = 1e-6 if dtype == torch.float32 else 0.02
+    assert small.dtype == dtype
+    assert_close_to_max(small, resample_space(x.float(), *halves), tolerance)
+    # Upsampled to an odd size, one less than twice.
+    doubles = [upsampling_matrix(-(-side // 2), side) for side in size]
+    assert_close_to_max(upsample_space(small, *doubles), resample_space(small.float(), *doubles), tolerance)
