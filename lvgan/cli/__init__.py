@@ -63,6 +63,17 @@ def run() -> None:
 
     Exit codes: 0 done, 1 failed, 2 the user's mistake, 130 and 143 stopped by SIGINT and SIGTERM.
     """
+    try:
+        _run()
+    except SystemExit as left:
+        watch = sys.modules.get("lvgan.training.watch")
+        if watch is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            # One process of several: the threads of its process group now and then abort Python's own way out.
+            watch.leave(left.code if isinstance(left.code, int) else int(left.code is not None))
+        raise
+
+
+def _run() -> None:
     from lvgan.cli import commands  # noqa: F401  (registers the commands)
 
     signal.signal(signal.SIGINT, _leave)

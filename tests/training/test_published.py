@@ -69,7 +69,7 @@ def published(tmp_path: Path) -> Path:
 def request(stage: str, data: Path, tmp_path: Path, *overrides: str, sampling: str | None = None) -> Request:
     file = tmp_path / f"{stage}.yaml"
     file.write_text(json.dumps({"stage": stage, **SMALL[stage]}))
-    flags = _flags(None, None, sampling, steps=1)
+    flags = _flags({"sampling": sampling}, steps=1)
     return Request(stage, data, "tiny", file, [*overrides, "training.batch=2"], flags)
 
 
