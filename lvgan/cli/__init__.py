@@ -6,6 +6,8 @@ import errno
 import os
 import signal
 import sys
+import threading
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -43,7 +45,7 @@ def fail(message: str) -> None:
     typer.echo(f"lvgan: error: {message}", err=True)
 
 
-_MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+_MACHINE_ERRORS = {errno.ENAMETOOLONG, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 class Interrupted(BaseException):
@@ -54,8 +56,20 @@ class Interrupted(BaseException):
         self.advice = "run the same command again to go on"
 
 
-def _leave(signum: int, frame: object) -> None:
+def _leave(signum: int, frame: FrameType | None) -> None:
+    if _importing(frame):
+        # Modules that are left half-way cannot be loaded again: a moment later, then.
+        threading.Timer(0.05, os.kill, (os.getpid(), signum)).start()
+        return
     raise Interrupted(signum)
+
+
+def _importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def run() -> None:
@@ -94,5 +108,7 @@ def _run() -> None:
         fail(f"{error.strerror}{where}; free some space or choose a folder that you may write to, and run it again")
         sys.exit(2)
     except Interrupted as stopped:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, signal.SIG_IGN)  # it is done already
         typer.echo(f"lvgan: stopped; {stopped.advice}", err=True)
         sys.exit(128 + stopped.signum)

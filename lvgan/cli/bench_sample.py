@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 
 from lvgan import config as cfg
 from lvgan.data.encoding import open_writer
+from lvgan.device import return_freed_memory
 from lvgan.generate.generators import Generators
 from lvgan.generate.noise_sources import SeedNoise
 from lvgan.generate.output import feed, frame_array
@@ -164,21 +165,30 @@ def lengths(preset: str, device: str, counts: Sequence[int], say: Callable[[str]
 
 def child() -> None:
     """Make one video of the length that the last argument says; print what it took as JSON."""
-    import resource
-
     options = json.loads(sys.argv[-1])
     device = torch.device(options["device"])
+    return_freed_memory()  # as `lvgan sample` does
     native.activate(device, lambda message: None)
     video = generators(options["preset"], device, sr=False).video(0)
     with tempfile.TemporaryDirectory() as folder, open_writer(Path(folder) / "v.mp4", 30) as writer:
         started = time.perf_counter()
         feed(iterate(video, 0, options["count"]), writer)
         seconds = time.perf_counter() - started
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-    result = {"seconds": seconds, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6}
+    result = {"seconds": seconds, "peak_mb": _peak_bytes() / 1e6}
     if device.type == "cuda":
         result["peak_gpu_mb"] = torch.cuda.max_memory_allocated(device) / 1e6
     print(json.dumps(result))
+
+
+def _peak_bytes() -> int:
+    """The most memory that this process has held."""
+    import resource
+
+    with suppress(OSError):  # Linux: what getrusage says can be the parent's, from before the start
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def run(

@@ -55,7 +55,7 @@ def sample(
     """
     from lvgan import checkpoint as ckpt
     from lvgan.data.encoding import check_output
-    from lvgan.device import pick_device
+    from lvgan.device import pick_device, return_freed_memory
     from lvgan.generate.generators import load_generators
     from lvgan.generate.timeline import check_range, iterate
     from lvgan.ops import native
@@ -64,6 +64,7 @@ def sample(
     check_range(start, 1 if count is None else count, stride)
     _check_fps(fps)
     _, kind = check_output(output)
+    return_freed_memory()
     target = pick_device(device)
     lr_path, sr_path = ckpt.find_pair(checkpoint, sr)
     generators = load_generators(lr_path, sr_path, target)
@@ -130,7 +131,7 @@ def _write(
             else:
                 error.advice = f"{kept}; the same command again starts over"
         elif isinstance(error, Interrupted):
-            error.advice = "nothing was kept"
+            error.advice = f"{writer.frames} frames were sent" if writer.is_stream else "nothing was kept"
         raise
     return writer.frames
 
@@ -169,7 +170,9 @@ def upscale(
     from lvgan.data.encoding import check_output
     from lvgan.data.scan import fingerprint
     from lvgan.data.video import probe, read_frames
-    from lvgan.device import pick_device
+    from lvgan.data.writers import partial_name
+    from lvgan.device import pick_device, return_freed_memory
+    from lvgan.errors import ConfigError
     from lvgan.generate.generators import load_sr, to_channels
     from lvgan.generate.generators import upscale as upscale_frames
     from lvgan.generate.output import ahead
@@ -178,7 +181,10 @@ def upscale(
     info = probe(video)
     rate = fps or info.fps or 30.0
     _check_fps(rate)
-    _, kind = check_output(output)
+    place, kind = check_output(output)
+    if video.resolve() == partial_name(place).resolve():
+        raise ConfigError(f"{video} would be overwritten while it is read; rename it, or choose another --output")
+    return_freed_memory()
     target = pick_device(device)
     path = ckpt.find(checkpoint)
     generator, size = load_sr(path, target)

@@ -64,6 +64,8 @@ def open_writer(
         ConfigError: a name that stands for nothing known; raised before any work.
         MachineError: the place cannot be written.
     """
+    if not 0.1 <= fps <= 1000:
+        raise ConfigError(f"{fps} frames a second were asked for, but 0.1 to 1000 are possible; 30 is usual")
     target, kind = check_output(path)
     if kind == "-":
         return StreamWriter(target, fps, size, stream)
@@ -78,9 +80,15 @@ def check_output(path: str | os.PathLike[str]) -> tuple[Path, str]:
     Raises:
         ConfigError: a suffix that stands for nothing known, or something else in the way.
     """
-    text = os.fspath(path)
+    with writing(Path(path)):  # a name can be too long even to ask whether it exists
+        return _check_output(os.fspath(path))
+
+
+def _check_output(text: str) -> tuple[Path, str]:
     target = Path(text)
     kind = target.suffix.lower()
+    if not text or target.name in _FILES:
+        raise ConfigError(f"{text!r} is no name for an output; use {OUTPUTS}")
     if text == "-" or _is_pipe(target):
         return target, "-"
     if text.endswith(("/", os.sep)) or not kind or (target.is_dir() and kind not in _FILES):
@@ -187,18 +195,24 @@ class EncodedWriter(_FfmpegWriter):
 
     def _finish(self) -> None:
         self._end()
-        if self._kind == ".mp4":
-            self._defragment()
-        os.replace(self.partial, self.path)
+        try:
+            if self._kind == ".mp4":
+                self._defragment()
+        finally:
+            os.replace(self.partial, self.path)
 
     def _defragment(self) -> None:
         whole = self.path.with_name(f"{self.path.stem}.whole.partial{self.path.suffix}")
         stream = ffmpeg.input(FILE).output(COPY, format="mp4", c="copy", movflags="+faststart").overwrite_output()
         process = Process(command_line(stream, self.partial, whole), reads=True)
-        if process.end() == 0 and not _is_full(process.complaints()):
-            os.replace(whole, self.partial)
-        else:
-            whole.unlink(missing_ok=True)  # no room for a second copy: the fragments hold every frame too
+        try:
+            if process.end() == 0 and not _is_full(process.complaints()):
+                os.replace(whole, self.partial)
+        except BaseException:
+            process.end(kill=True)
+            raise
+        finally:
+            whole.unlink(missing_ok=True)  # no room for a second copy, no time: the fragments hold every frame too
 
     def _discard(self) -> None:
         super()._discard()
@@ -206,11 +220,13 @@ class EncodedWriter(_FfmpegWriter):
             self.partial.unlink(missing_ok=True)
 
     def _keep(self) -> Path | None:
-        if self._process is not None and self._kind != ".gif":
+        if self._process is not None:
             self._process.end(patience=_PATIENCE)
+        if self._kind != ".gif" and self.partial.exists():
             return self.partial
-        self._discard()
-        return None
+        if self.partial.exists():
+            self._discard()
+        return self.path if self.path.exists() else None
 
 
 class StreamWriter(_FfmpegWriter):

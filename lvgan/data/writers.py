@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,6 +56,11 @@ def sync_and_close(file: BinaryIO) -> None:
     file.close()
 
 
+def partial_name(path: Path) -> Path:
+    """What a file is called until it is complete; it keeps its suffix, so that it can be played."""
+    return path.with_name(f"{path.stem}.partial{path.suffix}")
+
+
 class VideoWriter(ABC):
     """Takes frames one by one; a file appears under its name once, complete, or not at all.
 
@@ -78,7 +84,7 @@ class VideoWriter(ABC):
         self.fps = fps
         self.size = size
         self.frames = 0
-        self.partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+        self.partial = partial_name(path)
         self.kept: Path | None = None  # what an interruption left
         self._open = True
         with writing(path):
@@ -113,8 +119,11 @@ class VideoWriter(ABC):
                 raise MediaError(f"{self.path}: no frame was made for it, so there is no file")
             with writing(self.path):
                 self._finish()
-        except BaseException:
-            self.abort()
+        except BaseException as error:
+            if _is_defect(error):
+                self.abort()
+            else:
+                self.suspend()
             raise
         self._open = False
 
@@ -140,7 +149,7 @@ class VideoWriter(ABC):
     ) -> None:
         if kind is None:
             self.close()
-        elif issubclass(kind, Exception) and not issubclass(kind, MachineError):
+        elif error is not None and _is_defect(error):
             self.abort()
         else:
             self.suspend()
@@ -162,6 +171,11 @@ class VideoWriter(ABC):
         """Leave what can be used and say where; by default nothing can."""
         self._discard()
         return None
+
+
+def _is_defect(error: BaseException) -> bool:
+    """Whether what was written is worth nothing; after a signal or on a full disk it is."""
+    return isinstance(error, Exception) and not isinstance(error, MachineError)
 
 
 def _as_rgb(frame: Frame) -> Frame:
@@ -327,11 +341,11 @@ def check_png_folder(path: Path) -> None:
 
 
 def _is_frame(path: Path) -> bool:
-    return path.name.startswith("frame_") and path.suffix == ".png"
+    return re.fullmatch(r"frame_\d{6,}\.png", path.name) is not None
 
 
 def _is_ours(path: Path) -> bool:
-    return path.name == RECORD or (path.name.startswith(".") and path.name.endswith(".partial"))
+    return path.name.startswith(".") or path.name in ("Thumbs.db", "desktop.ini")  # what file managers leave
 
 
 def _is_complete(path: Path) -> bool:

@@ -7,7 +7,6 @@ for, so a frame is a function of (checkpoints, seed, frame index), and memory do
 
 from __future__ import annotations
 
-import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -50,9 +49,14 @@ class _Pieces:
 
     def piece(self, index: int) -> Tensor:
         if index not in self._kept:
-            made = self._kept[index] = self._compute(index)
-            while len(self._kept) > max(self._memory // made.nbytes, 2):
-                self._kept.popitem(last=False)
+            made = self._compute(index)
+            # Into memory that stays where it is: kept results between what comes and goes would scatter the heap,
+            # and memory would grow with the length.
+            if len(self._kept) >= max(self._memory // made.nbytes, 2):
+                _, place = self._kept.popitem(last=False)
+            else:
+                place = torch.empty(made.shape)
+            self._kept[index] = place.copy_(made)
         self._kept.move_to_end(index)
         return self._kept[index]
 
@@ -62,9 +66,9 @@ class _Pieces:
         while position < end:
             index, offset = divmod(position, self.length)
             taken = min(self.length - offset, end - position)
-            parts.append(self.piece(index)[:, offset : offset + taken])
+            parts.append(self.piece(index)[:, offset : offset + taken].clone())  # the piece may be overwritten
             position += taken
-        return torch.cat(parts, 1)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 class LrVideo:
@@ -159,8 +163,8 @@ def _default_block(generator: SrGenerator) -> int:
 
 
 def iterate(frames: Frames, start: int, count: int | None, stride: int = 1) -> Iterator[Tensor]:
-    """Frames `start`, `start` + `stride`, …, each float ``[C, H, W]``; `count` of them, or without end."""
-    for n in itertools.count() if count is None else range(count):
+    """Frames `start`, `start` + `stride`, …, each float ``[C, H, W]``; `count` of them, or all that there are."""
+    for n in range(1 + (FRAME_LIMIT - 1 - start) // stride if count is None else count):
         yield frames.clip(start + n * stride, 1)[:, 0]
 
 
@@ -209,7 +213,7 @@ def check_range(start: int, count: int, stride: int = 1) -> None:
     last = start + (count - 1) * stride
     if start < -FRAME_LIMIT or last >= FRAME_LIMIT:
         wrong = start if start < -FRAME_LIMIT or start >= FRAME_LIMIT else last
-        raise ConfigError(f"frame {wrong} was asked for, but frames from -2^62 to 2^62 exist; choose one of those")
+        raise ConfigError(f"frame {wrong} was asked for, but frames from -2^62 to 2^62 - 1 exist; choose one of those")
 
 
 def _check_seed(seed: int) -> None:

@@ -76,8 +76,12 @@ class Video:
         truncation: float = 1.0,
         memory_mb: float = 512,
     ) -> None:
-        if not memory_mb >= 0:
-            raise ConfigError(f"a memory of {memory_mb} MB was given, but at least 0 was expected")
+        if not 0 <= memory_mb < 1e9:
+            raise ConfigError(f"a memory of {memory_mb} MB was given, but 0 to 1e9 was expected")
+        try:
+            seed = operator.index(seed)
+        except TypeError:
+            raise ConfigError(f"seed {seed!r} was given, but a whole number was expected") from None
         half = int(memory_mb * 1e6) // (1 if generators.sr is None else 2)
         self._low = LrVideo(generators.lr, seed if noise is None else noise, memory=half)
         self._high: SrVideo | None = None
@@ -123,11 +127,21 @@ class Video:
         return self._high.clip(start, stop - start)
 
     def save(
-        self, path: str | os.PathLike[str], count: int, *, start: int = 0, stride: int = 1, fps: float = 30
+        self,
+        path: str | os.PathLike[str],
+        count: int,
+        *,
+        start: int = 0,
+        stride: int = 1,
+        fps: float = 30,
+        overwrite: bool = False,
     ) -> None:
-        """Write `count` frames as `lvgan sample` does: .mp4, .mkv, .gif, .npy, or a folder of PNG frames."""
+        """Write `count` frames as `lvgan sample` does: .mp4, .mkv, .gif, .npy, or a folder of PNG frames.
+
+        A folder that holds frames already is refused (ConfigError), or emptied of them with `overwrite`.
+        """
         check_range(start, count, stride)
-        with open_writer(path, fps) as writer:
+        with open_writer(path, fps, overwrite=overwrite) as writer:
             feed(iterate(self._frames, start, count, stride), writer)
 
 
