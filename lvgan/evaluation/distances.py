@@ -71,7 +71,7 @@ class Gaussian:
         mean = np.zeros(size)
         for i in starts:
             mean += weights[i : i + BLOCK] @ features[i : i + BLOCK].astype(np.float64)
-        root = np.zeros((0, size))
+        root: np.ndarray = np.zeros((0, size))
         for i in starts:
             block = features[i : i + BLOCK].astype(np.float64) - mean
             block *= np.sqrt(weights[i : i + BLOCK])[:, None]
