@@ -1,0 +1,1 @@
+"""``lvgan eval horizon``: what only shows in long videos."""
