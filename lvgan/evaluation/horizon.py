@@ -46,7 +46,7 @@ class Plan:
     frames: int = 10_000
     dense: int = 2048
     videos: int = 16
-    starts: int = 4
+    starts: int = 2
     bins: int = BINS
     seed: int = 0
     min_lag: int = MIN_LAG
@@ -83,18 +83,24 @@ class Track:
     size: str = ""
 
 
-def read_track(video: LongVideo, plan: Plan, progress: Callable[[], None] | None = None) -> Track:
+def _needed(video: LongVideo, plan: Plan) -> tuple[np.ndarray, np.ndarray, int]:
+    """Frames to read of a video, ascending; starts of drift curves; and how many frames are read without gaps."""
+    length = plan.frames if video.length is None else min(video.length, plan.frames)
+    starts = np.arange(plan.starts) * length // (2 * plan.starts)
+    wanted = (starts[:, None] + plan.times()).ravel()
+    dense = min(plan.dense, length)
+    return np.unique(np.concatenate([np.arange(dense), wanted[wanted < length]])), starts, dense
+
+
+def read_track(video: LongVideo, plan: Plan, progress: Callable[[], object] | None = None) -> Track:
     """Read the frames that are needed of one video, each once and in order.
 
     Raises:
         DataError: it turns out to be too short.
     """
-    length = plan.frames if video.length is None else min(video.length, plan.frames)
+    indices, starts, dense = _needed(video, plan)
     times = plan.times()
-    starts = np.arange(plan.starts) * length // (2 * plan.starts)
     wanted = starts[:, None] + times  # [starts, points]
-    dense = min(plan.dense, length)
-    indices = np.unique(np.concatenate([np.arange(dense), wanted[wanted < length]]))
     drift = np.full(wanted.shape, np.nan)
     needed = set(wanted.ravel().tolist())
     first: dict[int, np.ndarray] = {}
@@ -179,7 +185,8 @@ def measure_horizon(
     plan: Plan,
     *,
     real: bool = False,
-    progress: Callable[[], None] | None = None,
+    progress: Callable[[], object] | None = None,
+    total: Callable[[int], object] | None = None,
 ) -> Horizon:
     """Read the videos of a source and measure all three figures.
 
@@ -188,13 +195,17 @@ def measure_horizon(
         plan: what to read.
         real: footage that others are compared with.
         progress: called after each frame.
+        total: called once with the number of frames that will be read.
 
     Raises:
         DataError: no video is long enough, or their sizes differ.
     """
     tracks: list[Track] = []
     repetitions: list[Repetition] = []
-    for video in long_videos(source, plan.videos, plan.frames, plan.shortest, plan.seed):
+    videos = list(long_videos(source, plan.videos, plan.frames, plan.shortest, plan.seed))
+    if total is not None:
+        total(sum(len(_needed(video, plan)[0]) for video in videos))
+    for video in videos:
         track = read_track(video, plan, progress)
         if tracks and track.size != tracks[0].size:
             raise DataError(
