@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lvgan.cli import eval_horizon
+
 if TYPE_CHECKING:
     import torch
 
@@ -184,4 +186,5 @@ def measure(
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
+    eval_horizon.register(eval_app)
     app.add_typer(eval_app)

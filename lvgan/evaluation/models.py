@@ -24,17 +24,22 @@ class ModelSource(FunctionSource):
 
     def __init__(self, path: Path, sr_path: Path | None, device: torch.device, label: str) -> None:
         generators = load_generators(path, sr_path, device)
+        self._generators = generators
         network = generators.sr or generators.lr
         self.size = Size(*network.size)
 
         def make(index: int, frames: int, seed: int) -> np.ndarray:
-            return clip_array(generators.video(derive(seed, "clip", index)), frames)
+            return clip_array(self.video(index, seed), frames)
 
         record = {
             "checkpoint": str(ckpt.find(path)),
             "super_resolution": None if sr_path is None else str(ckpt.find(sr_path)),
         }
         super().__init__(label, make, record)
+
+    def video(self, index: int, seed: int) -> Frames:
+        """The endless video of which clip `index` is the beginning."""
+        return self._generators.video(derive(seed, "clip", index))
 
 
 class UpscaledSource:
