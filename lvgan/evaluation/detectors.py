@@ -348,7 +348,7 @@ def _load_function(detector: Detector) -> Network:
         raise ConfigError(
             f"{detector.path} has no function {detector.function}, but {', '.join(names) or 'none at all'}: name one"
         )
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def _load_script(detector: Detector, device: Any) -> Network:
@@ -373,7 +373,7 @@ def _load_script(detector: Detector, device: Any) -> Network:
                 found = network(x.contiguous(), rescale=True, resize=True, return_features=True)
             else:
                 found = network(x[:, :, 0].contiguous(), return_features=True)
-        return found  # type: ignore[no-any-return]
+        return found
 
     return call
 

@@ -239,7 +239,7 @@ class _Task:
     numbers: range
     batch: int
     parent: int
-    first: bool
+    worker: int
 
 
 def _look_together(
@@ -255,10 +255,9 @@ def _look_together(
     """Neighbouring batches go to one process: a video is then decoded by one or two."""
     batches = -(-count // batch)
     edges = [batch * (batches * i // workers) for i in range(workers)] + [count]
-    task = _Task(open_source, detector, wish, str(device), range(0), batch, os.getpid(), True)
+    task = _Task(open_source, detector, wish, str(device), range(0), batch, os.getpid(), 0)
     tasks = [
-        replace(task, device=_device_of(device, i), numbers=range(*edges[i : i + 2]), first=i == 0)
-        for i in range(workers)
+        replace(task, device=_device_of(device, i), numbers=range(*edges[i : i + 2]), worker=i) for i in range(workers)
     ]
     context = multiprocessing.get_context("spawn")  # a fork of a program with threads may hang
     answers: Any = context.Queue()
@@ -316,12 +315,10 @@ def _work(task: _Task, answers: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_leave_with, args=(task.parent,), daemon=True).start()
-    if not task.first:
+    if task.worker > 0:
         logging.getLogger("lvgan").setLevel(logging.ERROR)  # one process warns for all
     import torch
 
-    me = task.numbers.start // task.batch if len(task.numbers) else 0
-    worker = _worker_number(task, me)
     try:
         device = torch.device(task.device)
         if device.type == "cuda":
@@ -330,12 +327,12 @@ def _work(task: _Task, answers: Any) -> None:
             torch.set_num_threads(1)
         source = task.open_source(device)
         for part in _look(source, task.detector, task.wish, device, task.numbers, task.batch, lambda _: None):
-            answers.put((worker, part))
-        answers.put((worker, None))
+            answers.put((task.worker, part))
+        answers.put((task.worker, None))
     except LvganError as error:
-        answers.put((worker, error))
+        answers.put((task.worker, error))
     except Exception:
-        answers.put((worker, RuntimeError(f"a process that looks at clips failed:\n{traceback.format_exc()}")))
+        answers.put((task.worker, RuntimeError(f"a process that looks at clips failed:\n{traceback.format_exc()}")))
 
 
 def _leave_with(parent: int) -> None:
