@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lvgan.evaluation.files import write_whole
 from lvgan.evaluation.horizon import (
     RHYTHM_BLOCK,
     RHYTHM_LAGS,
@@ -24,7 +25,7 @@ from lvgan.evaluation.horizon import (
     rhythm_gap,
     shortest_dense,
 )
-from lvgan.evaluation.plots import FPS, _write
+from lvgan.evaluation.plots import FPS
 from lvgan.evaluation.protocol import Score, record
 from lvgan.evaluation.repetition import DISTINCT, FLOOR, NEAR, SPAN, Repetition
 from lvgan.evaluation.sources import ClipSource
@@ -232,4 +233,4 @@ def write_horizon_csv(horizons: Sequence[Horizon], path: str | Path) -> None:
         for t, mean, std, count in zip(horizon.times.tolist(), *(x.tolist() for x in horizon.drift()), strict=True):
             if count:
                 rows.writerow([horizon.label, t, round(t / FPS, 6), mean, std, count])
-    _write(path, lambda file: file.write(text.getvalue().encode()))
+    write_whole(path, lambda file: file.write(text.getvalue().encode()))

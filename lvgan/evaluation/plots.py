@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lvgan.evaluation.color import CurveArea, SimilarityCurve, check_comparable
 from lvgan.evaluation.files import write_whole
+from lvgan.evaluation.protocol import COLOR_SIMILARITY, FORMAT, Score, as_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -149,6 +150,7 @@ def write_curves_json(
     curves: Sequence[SimilarityCurve],
     path: str | os.PathLike[str],
     areas: Sequence[tuple[str, str, CurveArea]] = (),
+    scores: Sequence[Score] = (),
 ) -> None:
     """Write curves with the protocol of each: bins, clips, frames, seed, size, source, versions.
 
@@ -156,12 +158,13 @@ def write_curves_json(
         curves: what to write.
         path: the file.
         areas: distances of curves: label, label, :func:`lvgan.evaluation.color.curve_area` of the two.
+        scores: for :func:`lvgan.evaluation.protocol.read_scores`.
 
     Raises:
         MachineError: the file cannot be written.
     """
     record = {
-        "measure": "color similarity",
+        "measure": COLOR_SIMILARITY,
         "curves": [
             {
                 "label": curve.label,
@@ -183,6 +186,8 @@ def write_curves_json(
             }
             for a, b, found in areas
         ],
+        "lvgan_scores": FORMAT,
+        "scores": as_json(scores),
     }
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_whole(path, lambda file: file.write(text.encode()))

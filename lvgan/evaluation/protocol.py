@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
 FORMAT = 1  # of the files
 FPS = 30
+FIT = "centre cut to the aspect ratio, Lanczos"  # how every source is brought to the size
 COLOR_SIMILARITY = "color similarity"
 MODEL = "model"  # the role of what is evaluated: the one source that may differ between comparable scores
 # Of the source that is evaluated, these say how it is looked at, the rest what it is.
-FIXED_OF_MODEL = ("size", "fps", "fit")
+FIXED_OF_MODEL = ("size", "fps", "fit", "input")
 # Of a reference, these say where it lies, not what it is. (`long_enough` follows from data and frames.)
 FREE_OF_REFERENCE = ("label", "path")
 FREE = ("versions", "device", "processes")  # no result may depend on them; versions are told under the table
@@ -65,9 +66,9 @@ class Score:
 
 def describe(source: ClipSource) -> dict[str, Any]:
     """Label, kind, path, fingerprint, size, frames a second ... of a source; JSON values only."""
-    size = getattr(source, "size", None)
-    known = {"label": source.label, "size": None if size is None else str(size), "fps": FPS}
-    return {**known, **source.describe()}
+    sizes = {"size": getattr(source, "size", None), "native_size": getattr(source, "native", None)}
+    known = {key: str(size) for key, size in sizes.items() if size is not None}
+    return {"label": source.label, **source.describe(), **known, "fps": FPS, "fit": FIT}
 
 
 def versions() -> dict[str, str]:
@@ -226,6 +227,7 @@ def _first_format(content: dict[str, Any]) -> Iterator[Score]:
             "seeds": [old["seed"]],
             "detector": None,
             "bins": old["bins"],
+            "confidence": area["confidence"],
             "versions": old["versions"],
         }
         yield Score(protocol["metric"], area["area"], None, (area["low"], area["high"]), {}, protocol)
@@ -246,6 +248,8 @@ def _settings(protocol: dict[str, Any]) -> dict[str, Any]:
     for role, source in (protocol.get("sources") or {}).items():
         if role == MODEL:
             kept = {key: source.get(key) for key in FIXED_OF_MODEL}
+            if kept["input"] is not None:  # a network on real low-resolution frames is another protocol
+                kept["input"] = kept["input"].get("fingerprint")
         else:
             kept = {key: value for key, value in source.items() if key not in FREE_OF_REFERENCE}
             if "fingerprint" in kept:  # says it all, but for how it was looked at
