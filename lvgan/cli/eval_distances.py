@@ -22,8 +22,7 @@ Operands = Annotated[
     list[str],
     typer.Argument(
         metavar="REAL MODEL...",
-        help="Real clips first, then what is measured against them: shards, checkpoints (lr.pt, lr.pt+sr.pt, "
-        "bundle.pt), runs, videos, folders of videos; LABEL=PATH names one.",
+        help="Real clips first, then what is measured against them, each [LABEL=]WHAT as in color-sim.",
     ),
 ]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder for the scores, each with its protocol (.json).")]
@@ -44,7 +43,8 @@ KernelName = Annotated[
 ]
 Degree = Annotated[int, typer.Option(help="Of the polynomial kernel.")]
 SizeText = Annotated[
-    str | None, typer.Option(metavar="HxW", help="Bring everything to this size.", show_default="of the first network")
+    str | None,
+    typer.Option(metavar="HxW", help="Bring everything to this size.", show_default="of the smallest network"),
 ]
 Workers = Annotated[
     int | None,
@@ -259,24 +259,24 @@ def _kernel(name: str | None, degree: int) -> Any:
 class Reopen:
     """Opens one operand in another process, as it was opened here."""
 
-    def __init__(self, text: str, size: str | None) -> None:
+    def __init__(self, text: str, size: str) -> None:
         self.text = text
         self.size = size
 
     def __call__(self, device: torch.device) -> ClipSource:
-        from lvgan.cli import evaluate
+        from lvgan.evaluation.operands import open_operands, parse_all
         from lvgan.ops import native
         from lvgan.sizes import Size
 
-        if evaluate._is_model(evaluate._label(self.text)[1]):
+        if parse_all([self.text])[0].is_model:
             native.activate(device, lambda _: None)
-        return evaluate._open_all([self.text], device, None if self.size is None else Size.parse(self.size))[0]
+        return open_operands([self.text], device, Size.parse(self.size))[0]
 
 
 def _open(texts: Sequence[str], device: torch.device, size: str | None) -> list[Operand]:
-    from lvgan.cli import evaluate
     from lvgan.errors import ConfigError
     from lvgan.evaluation.fvd import Operand
+    from lvgan.evaluation.operands import open_operands, parse_all
     from lvgan.ops import native
     from lvgan.sizes import Size
 
@@ -284,14 +284,12 @@ def _open(texts: Sequence[str], device: torch.device, size: str | None) -> list[
         raise ConfigError(
             "one operand was given, but two or more were expected: real clips, then what is measured against them"
         )
-    if any(evaluate._is_model(evaluate._label(text)[1]) for text in texts):
+    if any(operand.is_model for operand in parse_all(texts)):
         native.activate(device, typer.echo)
-    sources = evaluate._open_all(list(texts), device, None if size is None else Size.parse(size))
-    operands = []
-    for text, source in zip(texts, sources, strict=True):
-        own = getattr(source, "size", None)
-        operands.append(Operand(source, Reopen(text, None if own is None else str(own))))
-    return operands
+    sources = open_operands(texts, device, None if size is None else Size.parse(size))
+    common = str(getattr(sources[0], "size", None))
+    typer.echo(f"clips of {common}, cut about the centre and resized where they were not (--size chooses another)")
+    return [Operand(source, Reopen(text, common)) for text, source in zip(texts, sources, strict=True)]
 
 
 def _measure(
@@ -308,13 +306,16 @@ def _measure(
     """Measure and write."""
     from lvgan.data.writers import writing
     from lvgan.device import pick_device
+    from lvgan.errors import ConfigError
     from lvgan.evaluation.fvd import Machine, measure_distance
     from lvgan.evaluation.protocol import write_scores
 
+    if output.parent.exists() and not output.parent.is_dir():
+        raise ConfigError(f"--output {output.parent} is a file, but a folder was expected; name another")
     target = pick_device(device)
     real, *models = _open(texts, target, size)
     with writing(output):
-        output.parent.mkdir(parents=True, exist_ok=True)  # before hours of work
+        output.parent.mkdir(parents=True, exist_ok=True)  # what cannot be is told before hours of work
     scores = []
     for plan in plans:
         machine = Machine(target, _processes(workers, target, plan.clips), batch, refresh)

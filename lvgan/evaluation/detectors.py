@@ -238,7 +238,7 @@ def fetch_detector(known: KnownDetector, *, sha256: str | None = None, progress:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 _download(answer, partial, known.file, progress)
         except (urllib.error.URLError, TimeoutError, ConnectionError, EOFError) as error:
-            reason = getattr(error, "reason", None) or error
+            reason = error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", None) or error
             raise MachineError(
                 f"{known.file} could not be fetched from {known.url} ({reason}): try again later, or bring the file "
                 f"from another machine to {target}"

@@ -12,7 +12,7 @@ import logging
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +20,7 @@ from lvgan.errors import MachineError
 from lvgan.evaluation.detectors import Detector, user_cache
 from lvgan.evaluation.features import Features, Wish
 from lvgan.evaluation.files import write_whole
-
-if TYPE_CHECKING:
-    from lvgan.evaluation.sources import ClipSource
+from lvgan.evaluation.sources import ClipSource, StoredSource
 
 FORMAT = 1  # of the files, and of how clips are chosen: another one is not read
 
@@ -35,18 +33,17 @@ def cache_folder() -> Path:
 
 
 def cache_file(source: ClipSource, detector: Detector, wish: Wish) -> Path | None:
-    """The file for these clips; None for a source whose contents have no fingerprint, as a function has none."""
-    described = source.describe()
-    if "fingerprint" not in described or not hasattr(source, "weights"):
+    """The file for these clips; None for a network's: their making belongs to what is measured."""
+    if not isinstance(source, StoredSource):
         return None
     key = {
         "format": FORMAT,
-        # Neither label nor path, as footage may move; nor what was learnt from reading.
-        "source": {name: described.get(name) for name in ("kind", "fingerprint", "size", "fps", "fit", "input")},
+        # Neither label nor path: footage may move.
+        "source": [source.kind, source.describe()["fingerprint"], str(source.size)],
         "clips": [wish.clips, wish.frames, wish.stride, wish.seed],
         "detector": detector.describe(),
     }
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return cache_folder() / f"{digest}.npz"
 
 
