@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from lvgan.cli import app, commands  # noqa: F401
 from lvgan.errors import ConfigError, DataError, MachineError
 from lvgan.evaluation import detectors
 from lvgan.evaluation.detectors import (
@@ -166,3 +169,22 @@ def test_files_that_are_no_detectors(tmp_path: Path) -> None:
         wrong.load(CPU)(CLIPS)
     with pytest.raises(DataError, match="NaN"):
         find_detector(str(standins.save(standins.Nans(), tmp_path / "n.pt")), "clips").load(CPU)(CLIPS)
+
+
+def test_the_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All compile and name options that exist; the one that needs nothing runs."""
+    text = (Path(__file__).parents[2] / "examples/detectors.md").read_text()
+    recipes = re.findall(r"```python\n# (\w+)\.py:.*?--detector (\w+:\w+).*?\n(.*?)```", text, re.DOTALL)
+    assert [name for name, _, _ in recipes] == ["mean_colors", "videomae", "vjepa"]
+    monkeypatch.chdir(tmp_path)
+    for name, _, code in recipes:
+        Path(f"{name}.py").write_text(code)
+        compile(code, name, "exec")
+    found = find_detector(recipes[0][1], "clips").load(CPU)(CLIPS)
+    np.testing.assert_allclose(found.reshape(3, 2, 3) * 255, CLIPS[:, [0, -1]].mean((2, 3)), rtol=1e-12)
+    used = re.findall(r"lvgan eval (\w+)([^\n`]*)", text)
+    assert len(used) > 8
+    for command, rest in used:
+        shown = CliRunner().invoke(app, ["eval", command, "--help"], env={"COLUMNS": "200"}).output
+        for option in re.findall(r"(?<= )--[a-z-]+", rest.partition("#")[0]):
+            assert option in shown, (command, option)
