@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -317,14 +317,20 @@ def _measure(
         raise ConfigError(f"--output {output.parent} is a file, but a folder was expected; name another")
     target = pick_device(device)
     real, *models = _open(texts, target, size)
+    made = not output.parent.exists()
     with writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)  # what cannot be is told before hours of work
-    scores = []
-    for plan in plans:
-        machine = Machine(target, _processes(workers, target, plan.clips), batch, refresh)
-        with _bars() as bar:
-            scores += measure_distance(real, models, plan, detector, machine, bar)
-    write_scores(output, scores)
+    scores: list[Score] = []
+    try:
+        for plan in plans:
+            machine = Machine(target, _processes(workers, target, plan.clips), batch, refresh)
+            with _bars() as bar:
+                scores += measure_distance(real, models, plan, detector, machine, bar)
+        write_scores(output, scores)
+    finally:
+        if made and not scores:
+            with suppress(OSError):
+                output.parent.rmdir()
     return scores
 
 

@@ -93,6 +93,9 @@ def test_mistakes_are_sentences(place: Path) -> None:
     assert "--seeds 1,1 was given" in refused("fvd real.npy fake.npy --detector clips.pt --seeds 1,1")
     assert "--clips 1 was given" in refused("fid real.npy fake.npy --detector frames.pt --clips 1")
     assert "polynomial or rbf" in refused("fid real.npy fake.npy --detector frames.pt --kernel cubic")
+    np.save(place / "one.npy", standins.videos(0, 1, 4))
+    assert "2 or more were expected" in refused("fvd one.npy fake.npy --detector clips.pt --frames 4 -o nothing")
+    assert not Path("nothing").exists()
     assert "is a file" in refused("fvd real.npy fake.npy --detector clips.pt -o clips.pt")
 
 
