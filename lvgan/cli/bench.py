@@ -217,6 +217,9 @@ def evaluation(
     `torch.bincount`, the fastest plain way. Medians over clips; all ways take turns on each.
     """
     from lvgan.cli import bench_eval
+    from lvgan.ops import native
+
+    typer.echo(f"cpu: {native.activate('cpu', typer.echo).reason}")
 
     def show(r: dict[str, Any]) -> None:
         wall, cpu = (f"{r[a] * 1e3:.1f} ms against {r[b] * 1e3:.1f} ms" for a, b in (

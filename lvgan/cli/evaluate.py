@@ -77,7 +77,8 @@ def color_sim(
         named, folder = run_operands, output or run_folder
     sources = _open_all(named, target, None if size is None else Size.parse(size))
     networks = any(_is_model(_label(text)[1]) for text in named)
-    if networks:
+    native.activate("cpu", typer.echo)  # colours are counted there
+    if networks and target.type != "cpu":
         native.activate(target, typer.echo)
     if clips is None:
         clips = CLIPS_ON_CPU if target.type == "cpu" and networks else 1000

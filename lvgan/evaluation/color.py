@@ -21,6 +21,7 @@ import numpy as np
 
 from lvgan import __version__
 from lvgan.errors import DataError
+from lvgan.evaluation.native_color import shared_pixels
 from lvgan.evaluation.protocol import COLOR_SIMILARITY, Score, describe, record
 
 if TYPE_CHECKING:
@@ -122,6 +123,10 @@ def color_similarity(clip: np.ndarray, bins: int = BINS) -> np.ndarray:
     Takes what :func:`color_histogram` takes, frame by frame, so its memory does not grow with T.
     """
     clip = _check_frames(clip, bins)
+    compiled = shared_pixels() if clip.dtype == np.uint8 else None
+    if compiled is not None:
+        places = bins ** np.arange(clip.shape[-1])[::-1]
+        return compiled(clip, byte_bins(bins) * places[:, None]) / (clip.shape[1] * clip.shape[2])
     first = _frame_counts(clip[0], bins)
     shared = [np.minimum(first, _frame_counts(frame, bins)).sum() for frame in clip]
     return np.asarray(shared, np.float64) / (clip.shape[1] * clip.shape[2])
