@@ -179,7 +179,9 @@ def measure(
     reference = curves[place]
     areas, scores = [], []
     for curve, source in zip(curves, sources, strict=True):
-        line = f"{curve.label}: {curve.clips} clips, similarity {curve.mean[-1]:.3f} after {frames - 1} frames"
+        asked = "" if curve.clips == clips else f" of {clips} asked for"
+        unit = "clip" if curve.clips == 1 else "clips"
+        line = f"{curve.label}: {curve.clips} {unit}{asked}, similarity {curve.mean[-1]:.3f} after {frames - 1} frames"
         if curve is not reference and curve.protocol["size"] == reference.protocol["size"]:
             area = curve_area(curve, reference)
             areas.append((curve.label, reference.label, area))
