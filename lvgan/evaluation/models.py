@@ -11,7 +11,7 @@ import torch
 
 from lvgan import checkpoint as ckpt
 from lvgan.errors import DataError
-from lvgan.evaluation.sources import FunctionSource, ShardSource
+from lvgan.evaluation.sources import FunctionSource, Numbered, ShardSource, Wanted
 from lvgan.generate.generators import load_generators, load_sr, to_channels, upscale
 from lvgan.generate.output import frame_array
 from lvgan.generate.timeline import Frames
@@ -61,10 +61,18 @@ class UpscaledSource:
 
     def clips(self, count: int, frames: int, seed: int) -> Iterator[np.ndarray]:
         """At most `count` random clips, uint8 [frames, H, W, 1 or 3]."""
-        for index, clip in enumerate(self._low.clips(count, frames, seed)):
+        return (clip for _, clip in self.numbered(count, frames, seed))
+
+    def numbered(self, count: int, frames: int, seed: int, wanted: Wanted | None = None) -> Iterator[Numbered]:
+        """Clips with their numbers; only those `wanted` are made."""
+        for index, clip in self._low.numbered(count, frames, seed, wanted):
             source = (to_channels(f, self._generator.channels) for f in torch.from_numpy(clip).permute(0, 3, 1, 2))
             high = upscale(source, self._generator, derive(seed, "latent", index))
-            yield np.stack([frame_array(frame) for frame in high])
+            yield index, np.stack([frame_array(frame) for frame in high])
+
+    def weights(self, count: int, frames: int, seed: int) -> np.ndarray:
+        """Those of the input's clips."""
+        return self._low.weights(count, frames, seed)
 
     def describe(self) -> dict[str, Any]:
         """The checkpoint and its input."""

@@ -10,12 +10,11 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from lvgan.errors import MachineError
 from lvgan.evaluation.color import CurveArea, SimilarityCurve, check_comparable
+from lvgan.evaluation.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,10 +50,10 @@ def plot_similarity(
     check_comparable(*curves, settings=("bins", "frames"))
     figure = _draw(curves)
     if png is not None:
-        _write(png, lambda file: figure.savefig(file, format="png", dpi=160, metadata={"Software": None}))
+        write_whole(png, lambda file: figure.savefig(file, format="png", dpi=160, metadata={"Software": None}))
     if pdf is not None:
         undated = {"CreationDate": None, "Creator": None, "Producer": None}
-        _write(pdf, lambda file: figure.savefig(file, format="pdf", metadata=undated))
+        write_whole(pdf, lambda file: figure.savefig(file, format="pdf", metadata=undated))
 
 
 def _draw(curves: Sequence[SimilarityCurve]) -> Figure:
@@ -143,7 +142,7 @@ def write_curves_csv(curves: Sequence[SimilarityCurve], path: str | os.PathLike[
     for curve in curves:
         for t, (mean, std) in enumerate(zip(curve.mean.tolist(), curve.std.tolist(), strict=True)):
             rows.writerow([curve.label, t, round(t / FPS, 6), mean, std, curve.clips])
-    _write(path, lambda file: file.write(text.getvalue().encode()))
+    write_whole(path, lambda file: file.write(text.getvalue().encode()))
 
 
 def write_curves_json(
@@ -186,20 +185,4 @@ def write_curves_json(
         ],
     }
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    _write(path, lambda file: file.write(text.encode()))
-
-
-def _write(path: str | os.PathLike[str], fill: Callable[[BinaryIO], object]) -> None:
-    """Call `fill` with a new file beside `path`, then move that file there."""
-    target = Path(path)
-    beside = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(beside, "wb") as file:
-                fill(file)
-            os.replace(beside, target)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise MachineError(f"{target} cannot be written ({error.strerror or error}): give another place") from error
+    write_whole(path, lambda file: file.write(text.encode()))

@@ -28,6 +28,8 @@ from lvgan.seeding import derive
 from lvgan.sizes import Size
 
 PathText = str | os.PathLike[str]
+Wanted = Callable[[int], bool]  # by the number of a clip
+Numbered = tuple[int, np.ndarray]
 
 log = logging.getLogger(__name__)
 
@@ -69,12 +71,16 @@ class FunctionSource:
 
     def clips(self, count: int, frames: int, seed: int) -> Iterator[np.ndarray]:
         """Clips 0 ... count - 1, uint8 [frames, H, W, 3]."""
-        for index in range(count):
+        return (clip for _, clip in self.numbered(count, frames, seed))
+
+    def numbered(self, count: int, frames: int, seed: int, wanted: Wanted | None = None) -> Iterator[Numbered]:
+        """Clips with their numbers; only those `wanted` are made."""
+        for index in filter(wanted or (lambda _: True), range(count)):
             clip = self._make(index, frames, seed)
             if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[0] != frames or clip.shape[3] not in (1, 3):
                 expected = f"uint8 [{frames}, H, W, 3]"
                 raise ValueError(f"make must return {expected}, not {clip.dtype} {list(clip.shape)}")
-            yield clip
+            yield index, clip
 
     def describe(self) -> dict[str, Any]:
         """The record it was given, marked as generated."""
@@ -148,6 +154,15 @@ class _StoredSource(ABC):
             self._drawn["note"] = f"all {windows.possible} clips that there are were used, each once"
         return windows
 
+    def weights(self, count: int, frames: int, seed: int) -> np.ndarray:
+        """Of each clip by its number, float64: drawn ones count alike; where all there are were taken, each
+        video counts the same however long it is."""
+        windows = self._windows(count, frames, seed)
+        if not windows.all:
+            return np.ones(count)
+        videos = [video for video, _ in sorted(windows.chosen)]
+        return 1 / np.bincount(videos)[videos]
+
     def describe(self) -> dict[str, Any]:
         """Kind, path, size, fingerprint, and after :meth:`clips` how many videos were long enough."""
         if self._fingerprint is None:
@@ -171,8 +186,13 @@ class _IndexedSource(_StoredSource):
         Raises:
             DataError: no video has so many frames, or one cannot be read.
         """
-        for video, start in self._windows(count, frames, seed).chosen:
-            yield self._read(video, start, frames)
+        return (clip for _, clip in self.numbered(count, frames, seed))
+
+    def numbered(self, count: int, frames: int, seed: int, wanted: Wanted | None = None) -> Iterator[Numbered]:
+        """Clips with their numbers; only those `wanted` are read."""
+        for number, (video, start) in enumerate(self._windows(count, frames, seed).chosen):
+            if wanted is None or wanted(number):
+                yield number, self._read(video, start, frames)
 
 
 class ArraySource(_IndexedSource):
@@ -393,11 +413,18 @@ class VideoSource(_StoredSource):
         Raises:
             DataError: no video has so many frames, or one cannot be read.
         """
-        starts: dict[int, list[int]] = {}
-        for video, start in sorted(self._windows(count, frames, seed).chosen):
-            starts.setdefault(video, []).append(start)
-        for video, wanted in starts.items():
-            yield from self._cut(self._videos[video], wanted, frames)
+        return (clip for _, clip in self.numbered(count, frames, seed))
+
+    def numbered(self, count: int, frames: int, seed: int, wanted: Wanted | None = None) -> Iterator[Numbered]:
+        """Clips with their numbers, sorted by video and start; only videos that hold one `wanted` are decoded."""
+        chosen: dict[int, list[tuple[int, int]]] = {}
+        for number, (video, start) in enumerate(sorted(self._windows(count, frames, seed).chosen)):
+            if wanted is None or wanted(number):
+                chosen.setdefault(video, []).append((start, number))
+        for video, starts in chosen.items():
+            clips = self._cut(self._videos[video], [start for start, _ in starts], frames)
+            for (_, number), clip in zip(starts, clips, strict=False):  # fewer where the video ends early
+                yield number, clip
 
     def _cut(self, path: Path, starts: list[int], frames: int) -> Iterator[np.ndarray]:
         """The clips that begin at `starts` (ascending), from one pass that keeps `frames` frames."""
