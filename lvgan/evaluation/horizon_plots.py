@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lvgan.evaluation.files import write_whole
 from lvgan.evaluation.horizon import RHYTHM_LAGS, Horizon, rhythm
-from lvgan.evaluation.plots import FPS, INK, MODEL_COLORS, MODEL_DASHES, REAL_DASHES, _write
+from lvgan.evaluation.plots import FPS, INK, MODEL_COLORS, MODEL_DASHES, REAL_DASHES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,7 +54,7 @@ def _save(horizons: Sequence[Horizon], path: str | os.PathLike[str], draws: Sequ
         draw(axes, horizons)
         _style(axes)
     _legend(figure, horizons)
-    _write(path, lambda file: figure.savefig(file, format="png", dpi=130, metadata={"Software": None}))
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=130, metadata={"Software": None}))
 
 
 def _looks(horizons: Sequence[Horizon]) -> Iterator[tuple[Horizon, dict[str, Any]]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lvgan.evaluation.files import write_whole
 from lvgan.evaluation.horizon import (
     RHYTHM_BLOCK,
     RHYTHM_LAGS,
@@ -24,7 +25,7 @@ from lvgan.evaluation.horizon import (
     rhythm_gap,
     shortest_dense,
 )
-from lvgan.evaluation.plots import FPS, _write
+from lvgan.evaluation.plots import FPS
 from lvgan.evaluation.protocol import Score, record
 from lvgan.evaluation.repetition import DISTINCT, FLOOR, NEAR, SPAN, Repetition
 from lvgan.evaluation.sources import ClipSource
@@ -64,7 +65,7 @@ def horizon_scores(
     for metric, gap in gaps:
         if gap is not None:
             protocol = _protocol(metric, horizon, sources, plan)
-            details = {"label": horizon.label, "reference": reference.label, "bootstrap": gap.units}
+            details = {"reference": reference.label, "bootstrap": gap.units}
             scores.append(Score(metric, gap.value, None, (gap.low, gap.high), details, protocol))
     scores.append(_matched_score(horizon, reference, plan, _protocol("self-repetition-gap", horizon, sources, plan)))
     return scores
@@ -103,15 +104,14 @@ def _over_videos(values: np.ndarray) -> tuple[float, float | None, tuple[float, 
 
 
 def _drift_score(horizon: Horizon, protocol: dict[str, Any]) -> Score:
-    """Similarity to the start at the last time that all videos reach."""
+    """Similarity to the start at the last time that all videos reach, which the protocol names."""
     mean, std, count = horizon.drift()
     curves = horizon.drift_curves()
     last = int(np.flatnonzero(np.isfinite(curves).all(axis=0))[-1])
+    protocol = {**protocol, "at_frame": int(horizon.times[last])}
     value, spread, interval = _over_videos(curves[:, last])
     reached = count > 0
     details = {
-        "label": horizon.label,
-        "at_frame": int(horizon.times[last]),
         "times": horizon.times[reached].tolist(),
         "mean": mean[reached].tolist(),
         "std": std[reached].tolist(),
@@ -140,7 +140,6 @@ def _repetition_score(horizon: Horizon, protocol: dict[str, Any]) -> Score:
     ]
     quantiles = {f"{q:g}": float(np.quantile(ratios, q)) for q in RATIO_QUANTILES} if len(ratios) else {}
     details = {
-        "label": horizon.label,
         "best_match_over_neighbours": quantiles,
         "lags": _lags(horizon),
         "videos": videos,
@@ -160,10 +159,9 @@ def _matched_score(horizon: Horizon, reference: Horizon, plan: Plan, protocol: d
     """How much more often moments recur than in footage, within stretches of one length."""
     frames = shortest_dense([horizon, reference])
     ours, theirs = (matched_share(h, frames, plan.min_lag) for h in (horizon, reference))
+    protocol = {**protocol, "matched_frames": frames}
     details = {
-        "label": horizon.label,
         "reference": reference.label,
-        "matched_frames": frames,
         "share": float(ours.mean()),
         "reference_share": float(theirs.mean()),
     }
@@ -181,7 +179,6 @@ def _motion_score(horizon: Horizon, protocol: dict[str, Any]) -> Score:
     value, spread, interval = _over_videos(np.array([track.change.mean() for track in horizon.tracks]))
     changes = np.concatenate([track.change for track in horizon.tracks])
     details = {
-        "label": horizon.label,
         "unit": "grey levels a frame",
         "std_over_time": float(np.mean([track.change.std() for track in horizon.tracks])),
         "quantiles": {f"{q:g}": float(np.quantile(changes, q)) for q in RATIO_QUANTILES},
@@ -232,4 +229,4 @@ def write_horizon_csv(horizons: Sequence[Horizon], path: str | Path) -> None:
         for t, mean, std, count in zip(horizon.times.tolist(), *(x.tolist() for x in horizon.drift()), strict=True):
             if count:
                 rows.writerow([horizon.label, t, round(t / FPS, 6), mean, std, count])
-    _write(path, lambda file: file.write(text.getvalue().encode()))
+    write_whole(path, lambda file: file.write(text.getvalue().encode()))
