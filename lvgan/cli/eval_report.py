@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import io
 import tempfile
 from collections.abc import Iterator
@@ -69,7 +71,7 @@ def report(
     if checkpoint is not None and clips:
         native.activate(on, typer.echo)
         operand = str(checkpoint) if sr is None else f"{checkpoint}+{sr}"
-        sections[1:1] = _samples(operand, on, clips, frames, horizon, seed)
+        sections[1:1] = _samples(operand, on, Path(config.data.path), clips, frames, horizon, seed)
     sections.append(_settings(found))
     stage = "low resolution" if config.stage == "lr" else "super-resolution"
     size = config.data.lr if config.stage == "lr" else f"{config.data.lr} to {config.data.hr}"
@@ -96,13 +98,17 @@ def _scores(run: Path, named: list[Path] | None) -> Iterator[Section]:
             typer.echo(f"left out: {error}", err=True)
     parts: list[Part] = [Scores(found)] if found else [Note("No scores yet: `lvgan eval` measures them.")]
     plots = [
-        Picture(file.with_suffix(".png").read_bytes(), f"{file.stem.replace('-', ' ')}")
-        for file in files
-        if file.with_suffix(".png").is_file()
+        Picture(picture.read_bytes(), picture.stem.replace("-", " ")) for file in files for picture in _plots_of(file)
     ]
     if plots:
         parts.append(Pictures(plots, plots=True))
     yield Section("Scores", parts)
+
+
+def _plots_of(file: Path) -> list[Path]:
+    """The plots beside a file of scores: NAME-part.png each, or all in one NAME.png, which is wide."""
+    parts = sorted(file.parent.glob(f"{glob.escape(file.stem)}-*.png"))
+    return parts or [path for path in [file.with_suffix(".png")] if path.is_file()]
 
 
 def _curves(run: Path) -> Iterator[Section]:
@@ -133,7 +139,9 @@ def _curves(run: Path) -> Iterator[Section]:
     yield Section("Training", [Pictures(pictures, plots=True), *([Note(f"Events: {events}")] if events else [])])
 
 
-def _samples(operand: str, device: torch.device, clips: int, frames: int, horizon: int, seed: int) -> Iterator[Section]:
+def _samples(
+    operand: str, device: torch.device, data: Path, clips: int, frames: int, horizon: int, seed: int
+) -> Iterator[Section]:
     """Clips in motion, and frames of one video far apart."""
     from tqdm import tqdm
 
@@ -141,6 +149,7 @@ def _samples(operand: str, device: torch.device, clips: int, frames: int, horizo
     from lvgan.evaluation.long_videos import long_videos
     from lvgan.evaluation.models import open_model
     from lvgan.evaluation.report import Films, Note, Pictures, Section
+    from lvgan.evaluation.sources import ShardSource
 
     try:
         source = open_model(operand, device)
@@ -149,6 +158,9 @@ def _samples(operand: str, device: torch.device, clips: int, frames: int, horizo
         yield Section("Samples", [Note(f"No clips: {error}")])
         return
     parts: list[Part] = [Films(made, f"{frames} frames each, {frames / 30:.1f} s at 30 frames a second.")]
+    with contextlib.suppress(DataError):  # the footage may be elsewhere by now
+        footage = ShardSource(data, "footage", source.size)
+        parts.append(Films(list(_films(footage, clips, frames, seed)), "Footage, for comparison."))
     yield Section("Samples", parts)
     video = next(iter(long_videos(source, 1, frames, 2, seed)))
     last = horizon if video.length is None else min(horizon, video.length - 1)
@@ -198,7 +210,7 @@ def _strip(frames: Iterator[np.ndarray], indices: list[int]) -> Iterator[Picture
         picture.thumbnail((2 * STRIP_SIDE, 2 * STRIP_SIDE))
         data = io.BytesIO()
         picture.save(data, "PNG")
-        yield Picture(data.getvalue(), f"{index:,}", plot=False)
+        yield Picture(data.getvalue(), f"frame {index}", f"{index:,}", plot=False)
 
 
 def _duration(frames: int) -> str:

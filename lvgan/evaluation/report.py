@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lvgan.evaluation.files import write_whole
-from lvgan.evaluation.protocol import Score
+from lvgan.evaluation.protocol import Score, difference
 
 LARGEST = 10_000_000  # bytes of a page
 _RESERVE = 400_000  # of these for text
@@ -23,10 +23,11 @@ _RESERVE = 400_000  # of these for text
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure: PNG or JPEG bytes. `plot` pictures have a white ground, which dark pages keep."""
+    """A figure: PNG or JPEG bytes, and what it shows. `plot` pictures have a white ground, which dark pages keep."""
 
     data: bytes
-    caption: str
+    shows: str
+    caption: str = ""
     plot: bool = True
 
 
@@ -98,16 +99,16 @@ class Section:
 
 # What each metric says: its name for people, and how to read it.
 METRICS: Mapping[str, tuple[str, str]] = {
-    "color similarity area": ("Colour over time: distance to footage", "Lower is better; 0 is footage's own curve."),
-    "drift": ("Drift: similarity to the start", "Colours shared with the start after so many frames; 1 is all."),
-    "drift-gap": ("Drift: distance to footage", "Lower is better. Mean difference of the two drift curves."),
-    "self-repetition": ("Self-repetition", "Share of moments that recur in the same video or stand still."),
-    "self-repetition-gap": ("Self-repetition beyond footage", "0 is as often as footage does, within equal lengths."),
-    "motion": ("Motion", "Mean change from a frame to the next, in grey levels."),
-    "motion-gap": ("Motion: distance to footage", "Lower is better; 1 is twice (or half) as much change."),
-    "rhythm-gap": ("Rhythm of motion: distance to footage", "Lower is better; 0 is the same rhythm."),
     "fvd": ("FVD", "Fréchet video distance; lower is better."),
     "fid": ("FID", "Fréchet distance of frames; lower is better."),
+    "color similarity area": ("Colour over time: distance to footage", "Lower is better; 0 is footage's own curve."),
+    "drift-gap": ("Drift: distance to footage", "Lower is better; mean difference of the two drift curves."),
+    "motion-gap": ("Motion: distance to footage", "Lower is better; 1 is twice (or half) as much change."),
+    "rhythm-gap": ("Rhythm of motion: distance to footage", "Lower is better; 0 is the same rhythm."),
+    "self-repetition": ("Self-repetition", "Share of moments that recur in the same video or stand still."),
+    "self-repetition-gap": ("Self-repetition beyond footage", "0 is as often as footage, within equal lengths."),
+    "drift": ("Drift: similarity to the start", "Colours shared with the start after so many frames; 1 is all."),
+    "motion": ("Motion", "Mean change from a frame to the next, in grey levels."),
 }
 
 
@@ -169,7 +170,7 @@ def _section(number: int, section: Section, budget: _Budget) -> Iterator[str]:
         elif isinstance(part, Listing):
             yield f"<details><summary>{_text(part.title)}</summary><pre>{_lines(part.text)}</pre></details>\n"
         elif isinstance(part, Scores):
-            yield '<div class="scores">\n' + "".join(map(_score, part.scores)) + "</div>\n"
+            yield '<div class="scores">\n' + "".join(map(_card, _cards(part.scores))) + "</div>\n"
         else:
             yield f"<p>{_text(part.text)}</p>\n"
     yield "</section>\n"
@@ -181,9 +182,10 @@ def _picture(picture: Picture, budget: _Budget) -> str:
     shown = (
         _left_out(picture.data)
         if url is None
-        else f'<img{" class=plot" if picture.plot else ""} alt="{_text(picture.caption)}" src="{url}">'
+        else f'<img{" class=plot" if picture.plot else ""} alt="{_text(picture.shows)}" src="{url}">'
     )
-    return f"<figure>{shown}<figcaption>{_text(picture.caption)}</figcaption></figure>\n"
+    caption = f"<figcaption>{_text(picture.caption)}</figcaption>" if picture.caption else ""
+    return f"<figure>{shown}{caption}</figure>\n"
 
 
 def _pictures(part: Pictures, budget: _Budget) -> Iterator[str]:
@@ -223,27 +225,45 @@ def _facts(rows: Sequence[tuple[str, str]]) -> str:
     return "<dl>" + "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in rows) + "</dl>\n"
 
 
-def _score(score: Score) -> str:
-    name, meaning = METRICS.get(score.metric, (score.metric, ""))
-    spread = [] if score.std is None else [f"± {_number(score.std)}"]
-    if score.interval is not None:
-        spread.append(f"{_number(score.interval[0])} to {_number(score.interval[1])}")
-    said = list(_sentences(score))
-    extra = f'<p class="said">{_text("; ".join(said))}</p>' if said else ""
-    folded = _facts([(key, _flat(value)) for key, value in _leaves(score.protocol)])
-    details = "".join(
-        f"<details><summary>{title}</summary>{text}</details>"
-        for title, text in (
-            ("Protocol", folded),
-            ("Details", f"<pre>{_lines(json.dumps(score.details, indent=1, ensure_ascii=False))}</pre>"),
+def _cards(scores: Sequence[Score]) -> Iterator[list[Score]]:
+    """Scores that may stand side by side: of one metric and one protocol, in the order of METRICS."""
+    order = {metric: place for place, metric in enumerate(METRICS)}
+    cards: list[list[Score]] = []
+    for score in sorted(scores, key=lambda score: order.get(score.metric, len(order))):
+        same = (c for c in cards if c[0].metric == score.metric and not difference(c[0].protocol, score.protocol))
+        card = next(same, None)
+        if card is None:
+            cards.append([score])
+        else:
+            card.append(score)
+    return iter(cards)
+
+
+def _card(scores: Sequence[Score]) -> str:
+    name, meaning = METRICS.get(scores[0].metric, (scores[0].metric, ""))
+    text = f"<article><h3>{_text(name)}</h3><p>{_text(meaning)}</p>"
+    for score in scores:
+        said = "".join(f'<p class="said">{_text(sentence)}</p>' for sentence in _sentences(score))
+        text += (
+            f'<div class="one"><p class="label">{_text(score.label)}</p>'
+            f'<p class="value"><b>{_number(score.value)}</b> <span>{_text(_spread(score))}</span></p>{said}'
         )
-        if (score.protocol if title == "Protocol" else score.details)
-    )
-    return (
-        f'<article><h3>{_text(name)}</h3><p class="label">{_text(score.label)}</p>'
-        f'<p class="value"><b>{_number(score.value)}</b> <span>{_text(" · ".join(spread))}</span></p>'
-        f"{extra}<p>{_text(meaning)}</p>{details}</article>\n"
-    )
+        if score.protocol:
+            facts = _facts([(key, _flat(value)) for key, value in _leaves(score.protocol)])
+            text += f"<details><summary>Protocol</summary>{facts}</details>"
+        if score.details:
+            found = json.dumps(score.details, indent=1, ensure_ascii=False)
+            text += f"<details><summary>Details</summary><pre>{_lines(found)}</pre></details>"
+        text += "</div>"
+    return text + "</article>\n"
+
+
+def _spread(score: Score) -> str:
+    """Standard deviation and interval, where they say anything."""
+    parts = [f"± {_number(score.std)}"] if score.std else []
+    if score.interval is not None and score.interval[0] < score.interval[1]:
+        parts.append(f"{_number(score.interval[0])} to {_number(score.interval[1])}")
+    return " · ".join(parts)
 
 
 def _sentences(score: Score) -> Iterator[str]:
@@ -306,6 +326,8 @@ img.plot { background: #fff; padding: 4px; border: 1px solid var(--line) }
 .films video, .strip img { width: 100% }
 article { border: 1px solid var(--line); border-radius: 6px; padding: .7rem .8rem; background: var(--soft);
   min-width: 0; font-size: .9rem }
+.one { margin-top: .5rem; display: flow-root } .one details { float: left; margin: 0 1rem 0 0; max-width: 100% }
+.one details[open] { float: none; clear: both }
 .value b { font-size: 1.5rem } .said { font-weight: 600 }
 .missing { padding: 1rem; border: 1px dashed var(--line); border-radius: 4px }
 details { margin: .4rem 0 } summary { cursor: pointer; padding: .3rem 0; color: var(--link) }
