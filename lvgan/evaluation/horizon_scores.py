@@ -196,12 +196,12 @@ def repetition_sentence(found: Repetition) -> str:
         whole = bool(found.frozen[start:].all())
         where = f"stands still from frame {start} on" if whole else f"stands still for {frozen:.0%} of its moments"
         said.append("stands still" if frozen == 1 else where)
-    moving = float((found.repeated & ~found.frozen).mean())
-    if found.period is not None and found.periodic >= 0.5:
+    again = found.repeated & ~found.frozen
+    if found.period is not None:
         said.append(f"repeats every {found.period} frames ({found.period / FPS:.1f} s)")
-    elif moving >= 0.02:
-        often = f", most often after {found.period} frames" if found.period is not None else ""
-        said.append(f"{moving:.0%} of its moments recur elsewhere{often}")
+    elif again.mean() >= 0.02:
+        lags, counts = np.unique(abs(found.lag[again]), return_counts=True)
+        said.append(f"meets {again.mean():.0%} of its moments again, most often after {lags[counts.argmax()]} frames")
     return " and ".join(said) or "does not repeat itself"
 
 

@@ -249,7 +249,7 @@ def _card(scores: Sequence[Score]) -> str:
             f'<p class="value"><b>{_number(score.value)}</b> <span>{_text(_spread(score))}</span></p>{said}'
         )
         if score.protocol:
-            facts = _facts([(key, _flat(value)) for key, value in _leaves(score.protocol)])
+            facts = _facts([(key.removeprefix("sources."), _flat(value)) for key, value in _leaves(score.protocol)])
             text += f"<details><summary>Protocol</summary>{facts}</details>"
         if score.details:
             found = json.dumps(score.details, indent=1, ensure_ascii=False)
@@ -318,7 +318,7 @@ nav a { display: inline-block; padding: .3rem 0 }
 figure { margin: 0; min-width: 0 } figcaption { font-size: .85rem; padding: .2rem 0 .6rem }
 img, video { display: block; max-width: 100%; height: auto; border-radius: 4px }
 img.plot { background: #fff; padding: 4px; border: 1px solid var(--line) }
-.plots, .films, .strip, .scores { display: grid; gap: .6rem; align-items: start }
+.plots, .films, .strip, .scores { display: grid; gap: .6rem; align-items: start; margin: .6rem 0 }
 .plots { grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)) }
 .films { grid-template-columns: repeat(auto-fill, minmax(min(46%, 14rem), 1fr)) }
 .strip { grid-template-columns: repeat(auto-fill, minmax(min(22%, 8rem), 1fr)) }
