@@ -9,6 +9,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -200,26 +201,38 @@ addEventListener("message", event => { document.title = JSON.stringify(event.dat
 </script><iframe src="probe.html" style="border: 0; width: {width}px; height: 844px"></iframe>"""
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-def test_in_a_browser_nothing_overflows_and_films_play(tmp_path: Path, sections: list[Section], width: int) -> None:
+def looked_at(folder: Path, text: str, width: int) -> dict[str, Any]:
+    """What PROBE finds in a browser of that width."""
     browser.chromium()
-    text = report_page("lr-0001 " + "a" * 120, "low resolution " + "b" * 120, sections)
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)  # it would stop our own probe
-    (tmp_path / "probe.html").write_text(text.replace("</body>", PROBE), "utf-8")
-    (tmp_path / "frame.html").write_text(FRAME.replace("{width}", str(width)), "utf-8")
-    dumped = browser.run(
-        tmp_path, tmp_path / "frame.html", "--virtual-time-budget=20000", "--dump-dom", width=1400, height=900
-    )
+    (folder / "probe.html").write_text(text.replace("</body>", PROBE), "utf-8")
+    (folder / "frame.html").write_text(FRAME.replace("{width}", str(width)), "utf-8")
+    options = ("--virtual-time-budget=20000", "--dump-dom")
+    dumped = browser.run(folder, folder / "frame.html", *options, width=1400, height=900)
     title = re.search(r"<title>(.*?)</title>", dumped, re.S)
     assert title is not None
-    found = json.loads(html.unescape(title[1]))
+    found: dict[str, Any] = json.loads(html.unescape(title[1]))
     assert found["width"] == width
+    return found
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_in_a_browser_nothing_overflows_and_films_play(tmp_path: Path, sections: list[Section], width: int) -> None:
+    found = looked_at(tmp_path, report_page("lr-0001 " + "a" * 120, "low resolution " + "b" * 120, sections), width)
     assert found["page"] <= width
     assert found["wide"] == []
     assert found["broken"] == 0
     assert found["small"] == 0
     assert found["playing"] == [[128, 96, None]] * 4
     assert [url for url in found["fetched"] if not url.startswith("data:")] == []
+
+
+def test_the_browser_would_tell(tmp_path: Path) -> None:
+    wrong = '<div class="w" style="width: 600px; font-size: 9px">x</div><img src="data:image/png;base64,AA">'
+    found = looked_at(tmp_path, report_page("t", "s", []).replace("</main>", wrong + "</main>"), 390)
+    assert "DIV.w" in found["wide"]
+    assert found["page"] > 390
+    assert (found["broken"], found["small"]) == (1, 1)
 
 
 @pytest.mark.parametrize("size", [(390, 844), (1280, 900)])
