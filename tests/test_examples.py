@@ -35,7 +35,7 @@ def test_commands_and_options_exist(path: Path) -> None:
 
     from lvgan.cli import app, commands  # noqa: F401
 
-    used = re.findall(r"^(?:pip .*&& )?lvgan ([a-z][a-z-]*)(.*?)(?:#.*|&& .*)?$", path.read_text(), re.MULTILINE)
+    used = re.findall(r"^ *(?:pip .*&& )?lvgan ([a-z][a-z-]*)(.*?)(?:#.*|&& .*)?$", path.read_text(), re.MULTILINE)
     assert used
     for command, rest in used:
         names = [

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lvgan import __version__
 from lvgan.errors import DataError
 from lvgan.evaluation.native_color import shared_pixels
 from lvgan.evaluation.protocol import COLOR_SIMILARITY, Score, describe, record
+from lvgan.version import __version__
 
 if TYPE_CHECKING:
     from lvgan.evaluation.sources import ClipSource

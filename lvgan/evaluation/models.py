@@ -86,8 +86,8 @@ class UpscaledSource:
             data = (loaded["sr"] if loaded["stage"] == "bundle" else loaded)["config"]["data"]["path"]
             if not data or not Path(data).is_dir():
                 raise DataError(
-                    f"{self._file} was trained on {data or 'footage in no folder'}, which is gone; name low-resolution frames, as in "
-                    f"SHARDS+{self._file.name}"
+                    f"{self._file} was trained on {data or 'footage in no folder'}, which is gone; "
+                    f"name low-resolution frames, as in SHARDS+{self._file.name}"
                 )
             low = ShardSource(data, label, low_size)
         self.label = label

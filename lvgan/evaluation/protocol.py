@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lvgan import __version__
 from lvgan.errors import DataError
 from lvgan.evaluation.files import write_whole
+from lvgan.version import __version__
 
 if TYPE_CHECKING:
     from lvgan.evaluation.sources import ClipSource
