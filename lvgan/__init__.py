@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from lvgan.version import __version__
 
 if TYPE_CHECKING:
     from lvgan.generate.video import Video, load
 
-__all__ = ["Video", "load"]
+__all__ = ["Video", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
     # torch is loaded when it is needed, so that `lvgan --help` answers at once.
-    if name in __all__:
+    if name in ("Video", "load"):
         from lvgan.generate import video
 
         return getattr(video, name)

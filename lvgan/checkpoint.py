@@ -2,28 +2,32 @@
 
 Contents (a dict): ``format``, ``version``, ``stage`` ("lr", "sr" or "bundle"), ``step``, ``config``
 (plain values), ``generator`` and ``generator_ema``, ``discriminator``, ``optimizers``, ``ada``, ``data``
-(sizes and fingerprint of the training data), ``versions``. A bundle holds ``lr`` and ``sr``, each the
-part of a checkpoint that sampling needs.
+(sizes and fingerprint of the training data), ``loop`` (what the loop keeps: partial means, health,
+roll-backs), ``provenance`` (the checkpoint that the run started from), ``versions``. A bundle holds ``lr``
+and ``sr``, each the part of a checkpoint that sampling needs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import pickle
 import re
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lvgan import __version__
-from lvgan.errors import CheckpointError, MachineError
+from lvgan.errors import CheckpointError, DamagedCheckpointError, MachineError
+from lvgan.version import __version__
 
 FORMAT = "lvgan-checkpoint"
 VERSION = 1
+_READ = 16 << 20  # bytes
 _KEPT_IN_BUNDLE = ("format", "version", "stage", "step", "config", "generator_ema", "data", "versions")
 
 
@@ -47,10 +51,22 @@ def save(path: Path, checkpoint: dict[str, Any]) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+        _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         raise _write_error(path, error) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder is gone, or was never there
+            partial.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a renaming last through a power cut, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _write_error(path: Path, error: OSError | RuntimeError) -> MachineError:
@@ -71,8 +87,8 @@ def load(path: Path, stage: str | None = None) -> dict[str, Any]:
         stage: "lr", "sr" or "bundle" where only that will do.
 
     Raises:
-        CheckpointError: no such file, not a checkpoint of ours, damaged, from a later version, or of
-            another stage.
+        DamagedCheckpointError: the file is cut short, or a part of it does not have its checksum.
+        CheckpointError: no such file, not a checkpoint of ours, from a later version, or of another stage.
     """
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder, but a checkpoint file was expected; name a .pt file or a run")
@@ -81,6 +97,7 @@ def load(path: Path, stage: str | None = None) -> dict[str, Any]:
             head = file.read(4)
         if head != b"PK\x03\x04":
             raise _foreign(path, head)
+        verify(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}; check the path") from None
@@ -105,7 +122,16 @@ def load(path: Path, stage: str | None = None) -> dict[str, Any]:
     parts = [checkpoint.get(name) for name in ("lr", "sr")] if checkpoint.get("stage") == "bundle" else [checkpoint]
     if not all(isinstance(part, dict) and _is_complete(part) for part in parts):
         raise CheckpointError(f"{path} lacks parts of a checkpoint; it was not written by lvgan as it is: use another")
-    if stage is not None and checkpoint["stage"] != stage:
+    return checkpoint if stage is None else check_stage(checkpoint, path, stage)
+
+
+def check_stage(checkpoint: dict[str, Any], path: Path, stage: str) -> dict[str, Any]:
+    """`checkpoint`, if it is of `stage`.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    if checkpoint["stage"] != stage:
         raise CheckpointError(
             f"{path} is {stage_name(checkpoint['stage'])}, but {stage_name(stage)} was expected here; "
             "check which file you named"
@@ -122,8 +148,27 @@ def _is_complete(part: dict[str, Any]) -> bool:
     return all(isinstance(section, dict) for section in sections)
 
 
+def verify(path: Path) -> None:
+    """Compare every record of the archive with its CRC-32, which torch writes but does not check.
+
+    Costs about half as much time as loading.
+
+    Raises:
+        DamagedCheckpointError: one differs, or the file is cut short.
+        OSError: it cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for record in archive.infolist():
+                with archive.open(record) as content:
+                    while content.read(_READ):
+                        pass
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise _damaged(path) from error
+
+
 def _damaged(path: Path) -> CheckpointError:
-    return CheckpointError(f"{path} is damaged or cut short; use another checkpoint of the run")
+    return DamagedCheckpointError(f"{path} is damaged or cut short; use another checkpoint of the run")
 
 
 def _foreign(path: Path, head: bytes) -> CheckpointError:
@@ -178,6 +223,38 @@ def checkpoints_in(folder: Path) -> tuple[list[Path], list[Path]]:
     found = sorted((step, p) for p in folder.glob("*.pt") if (step := step_of(p)) is not None)
     intact = [p for _, p in found if zipfile.is_zipfile(p)]  # its index stands at the end: cut short, it is none
     return intact, [p for _, p in found if p not in intact]
+
+
+def protect(path: Path, reason: str) -> None:
+    """Keep a checkpoint from :func:`prune`, by a note ``NAME.pt.keep`` beside it that says why.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    path.with_name(path.name + ".keep").write_text(reason + "\n", encoding="utf-8")
+
+
+def unprotect(path: Path) -> None:
+    """Take the note of :func:`protect` away."""
+    path.with_name(path.name + ".keep").unlink(missing_ok=True)
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Delete all but the `keep` newest checkpoints of a folder (0: none), and those that are protected.
+
+    Damaged ones and files of other names stay. A file that cannot be deleted is left.
+    """
+    intact, _ = checkpoints_in(folder)
+    for path in intact[:-keep] if keep else []:
+        if not path.with_name(path.name + ".keep").exists():
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def set_aside(path: Path) -> None:
+    """Rename a damaged checkpoint to ``NAME.pt.damaged``, so that a good one can take its place."""
+    with contextlib.suppress(OSError):
+        path.rename(path.with_name(path.name + ".damaged"))
 
 
 def find(path: Path) -> Path:

@@ -157,6 +157,11 @@ class Training:
     log_every: int = _at_least(10, 1)
     sample_every: int = _at_least(1000, 1)
     checkpoint_every: int = _at_least(1000, 1)
+    keep: int = _at_least(5, 0)  # newest checkpoints that stay; 0: all
+    init: str = ""  # checkpoint whose weights a new run starts from
+    freeze: tuple[str, ...] = ()  # parameters that are not trained, such as generator.mapping (all that begin so)
+    metric_clips: int = _at_least(64, 0, 10_000)  # generated clips that are measured at each preview; 0: none
+    wandb: str = ""  # project at Weights & Biases that the log is sent to; empty: none
 
 
 @dataclass(frozen=True)
@@ -219,6 +224,9 @@ FREE_KEYS = frozenset(
         "training.log_every",
         "training.sample_every",
         "training.checkpoint_every",
+        "training.keep",
+        "training.metric_clips",
+        "training.wandb",
     )
 )
 
@@ -288,7 +296,7 @@ def _scalar(kind: type, value: Any, key: str) -> Any:
             return value
         raise ConfigError(f"{key} is {value!r}, but true or false was expected")
     if kind is str:
-        return str(value)
+        return "" if value is None else str(value)  # `--set training.wandb=`
     try:
         if isinstance(value, bool):
             raise ValueError

@@ -7,6 +7,7 @@
     ├── DataError           footage, shards or folders that cannot be used
     │   └── MediaError      one media file that ffmpeg cannot read or write
     ├── CheckpointError     a checkpoint that is damaged, foreign or of the wrong kind
+    │   └── DamagedCheckpointError      cut short, or a part of it lacks its checksum
     ├── TrainingError       training that went wrong and cannot mend itself
     └── MachineError        the machine lacks something: disk, device, ffmpeg
 
@@ -35,6 +36,10 @@ class MediaError(DataError):
 
 class CheckpointError(LvganError):
     """A checkpoint that is damaged, foreign or of the wrong kind."""
+
+
+class DamagedCheckpointError(CheckpointError):
+    """A checkpoint that is cut short or does not have its checksums."""
 
 
 class TrainingError(LvganError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import random
 import subprocess
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 
 from lvgan import checkpoint as ckpt
-from lvgan.errors import CheckpointError, MachineError
+from lvgan.errors import CheckpointError, DamagedCheckpointError, MachineError
 
 
 def _checkpoint(stage: str = "lr", lr: str = "32x32") -> dict:
@@ -123,3 +124,47 @@ def test_find_takes_the_newest_of_a_run(tmp_path) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(CheckpointError, match="without checkpoints"):
         ckpt.find(tmp_path / "none")
+
+
+def test_every_flipped_byte_is_noticed_or_harmless(tmp_path) -> None:
+    path, bad = tmp_path / "a.pt", tmp_path / "b.pt"
+    ckpt.save(path, {**_checkpoint(), "optimizers": torch.randn(300)})
+    good, content = ckpt.load(path), path.read_bytes()
+    noticed = 0
+    rng = random.Random(0)
+    for place in rng.sample(range(4, len(content)), 250):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << rng.randrange(8)
+        bad.write_bytes(flipped)
+        try:
+            loaded = ckpt.load(bad)
+        except DamagedCheckpointError:
+            noticed += 1
+        else:  # padding, dates and such: what is read is right
+            assert torch.equal(loaded["optimizers"], good["optimizers"])
+            assert loaded["step"] == good["step"]
+    assert noticed > 100
+    # A tensor's bytes are noticed wherever they lie.
+    for place in range(content.index(good["optimizers"].numpy().tobytes()), len(content), 400)[:3]:
+        flipped = bytearray(content)
+        flipped[place] ^= 1
+        bad.write_bytes(flipped)
+        with pytest.raises(DamagedCheckpointError, match=r"b\.pt is damaged or cut short; use another checkpoint"):
+            ckpt.load(bad)
+
+
+def test_prune_keeps_the_newest_and_what_is_protected(tmp_path) -> None:
+    paths = [tmp_path / f"lr-step-{step:06d}.pt" for step in (1, 20, 3, 4, 5)]
+    for path in paths:
+        ckpt.save(path, _checkpoint())
+    paths[0].write_bytes(paths[0].read_bytes()[:-50])  # damaged: left
+    ckpt.save(tmp_path / "best.pt", _checkpoint())
+    ckpt.protect(paths[2], "a run started from it")
+    ckpt.prune(tmp_path, 0)
+    assert len(list(tmp_path.glob("*.pt"))) == 6
+    ckpt.prune(tmp_path, 2)
+    kept = ["best.pt", "lr-step-000001.pt", "lr-step-000003.pt", "lr-step-000005.pt", "lr-step-000020.pt"]
+    assert sorted(p.name for p in tmp_path.glob("*.pt")) == kept
+    ckpt.unprotect(paths[2])
+    ckpt.prune(tmp_path, 2)
+    assert not paths[2].exists()

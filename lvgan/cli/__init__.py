@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from lvgan import __version__
 from lvgan.errors import LvganError
+from lvgan.version import __version__
 
 app = typer.Typer(
     name="lvgan",

@@ -59,7 +59,7 @@ def _python() -> list[Finding]:
     import platform
     import sys
 
-    from lvgan import __version__
+    from lvgan.version import __version__
 
     return [
         Finding("lvgan", f"{__version__} in {Path(__file__).parents[1]}"),

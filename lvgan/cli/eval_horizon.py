@@ -47,7 +47,8 @@ def horizon(
 ) -> None:
     """Long-horizon figures that FVD misses: drift, self-repetition (loops, freezes) and motion against footage.
 
-    Writes horizon.png, .csv and .json. Of a network only the frames that are needed are computed.
+    Writes horizon.png, its parts one by one (horizon-drift.png ...), .csv and .json. Of a network only the frames
+    that are needed are computed.
     """
     from lvgan.cli import evaluate
     from lvgan.device import pick_device
@@ -97,7 +98,7 @@ def measure(sources: Sequence[ClipSource], folder: Path, plan: Plan) -> list[Sco
     from tqdm import tqdm
 
     from lvgan.evaluation.horizon import measure_horizon
-    from lvgan.evaluation.horizon_plots import plot_horizon
+    from lvgan.evaluation.horizon_plots import plot_drift, plot_horizon, plot_motion, plot_repetition
     from lvgan.evaluation.horizon_scores import horizon_scores, write_horizon_csv
     from lvgan.evaluation.protocol import write_scores
     from lvgan.evaluation.sources import ShardSource
@@ -117,9 +118,11 @@ def measure(sources: Sequence[ClipSource], folder: Path, plan: Plan) -> list[Sco
         typer.echo(_line(measured, mine))
     files = {suffix: folder / f"horizon.{suffix}" for suffix in ("png", "csv", "json")}
     plot_horizon(horizons, files["png"])
+    for name, plot in (("drift", plot_drift), ("repetition", plot_repetition), ("motion", plot_motion)):
+        plot(horizons, folder / f"horizon-{name}.png")
     write_horizon_csv(horizons, files["csv"])
     write_scores(files["json"], scores)
-    typer.echo(f"wrote {files['png']}, .csv and .json")
+    typer.echo(f"wrote {files['png']}, its parts, .csv and .json")
     return scores
 
 
@@ -130,7 +133,7 @@ def _line(measured: Horizon, scores: Sequence[Score]) -> str:
     found = {score.metric: score for score in scores}
     drift = found["drift"]
     parts = [
-        f"{measured.label}: similarity {drift.value:.3f} after {drift.details['at_frame']} frames",
+        f"{measured.label}: similarity {drift.value:.3f} after {drift.protocol['at_frame']} frames",
         f"{source_sentence(measured)} ({found['self-repetition'].value:.1%} of moments)",
         f"changes {found['motion'].value:.2f} grey levels a frame",
     ]

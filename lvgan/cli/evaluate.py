@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lvgan.cli import eval_distances, eval_horizon
+from lvgan.cli import eval_distances, eval_horizon, eval_report
 
 if TYPE_CHECKING:
     import torch
@@ -77,7 +77,8 @@ def color_sim(
         named, folder = run_operands, output or run_folder
     sources = _open_all(named, target, None if size is None else Size.parse(size))
     networks = any(_is_model(_label(text)[1]) for text in named)
-    if networks:
+    native.activate("cpu", typer.echo)  # colours are counted there
+    if networks and target.type != "cpu":
         native.activate(target, typer.echo)
     if clips is None:
         clips = CLIPS_ON_CPU if target.type == "cpu" and networks else 1000
@@ -178,7 +179,9 @@ def measure(
     reference = curves[place]
     areas, scores = [], []
     for curve, source in zip(curves, sources, strict=True):
-        line = f"{curve.label}: {curve.clips} clips, similarity {curve.mean[-1]:.3f} after {frames - 1} frames"
+        asked = "" if curve.clips == clips else f" of {clips} asked for"
+        unit = "clip" if curve.clips == 1 else "clips"
+        line = f"{curve.label}: {curve.clips} {unit}{asked}, similarity {curve.mean[-1]:.3f} after {frames - 1} frames"
         if curve is not reference and curve.protocol["size"] == reference.protocol["size"]:
             area = curve_area(curve, reference)
             areas.append((curve.label, reference.label, area))
@@ -197,4 +200,5 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     eval_horizon.register(eval_app)
     eval_distances.register(eval_app)
+    eval_report.register(eval_app)
     app.add_typer(eval_app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,24 @@ Sampling = Annotated[
         metavar="video|frame", help="data.sampling: every clip counts the same, or every frame.", show_default="video"
     ),
 ]
+Keep = Annotated[int | None, typer.Option(help="training.keep: newest checkpoints that stay; 0: all.")]
+Init = Annotated[
+    Path | None,
+    typer.Option(metavar="CKPT.pt", help="Start a new run from these weights (training.init).", show_default=False),
+]
+Wandb = Annotated[
+    bool,
+    typer.Option("--wandb", help="Send the log to Weights & Biases too; --set training.wandb=NAME names the project."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Gpus = Annotated[
+    str,
+    typer.Option(
+        metavar="N|auto",
+        help="GPUs of this machine to share each batch: a number, or auto for all. With --device cpu: processes. "
+        "Several machines: run the command under torchrun.",
+    ),
+]
 
 
 def train_lr(
@@ -41,18 +59,30 @@ def train_lr(
     batch: Batch = None,
     micro_batch: MicroBatch = None,
     seed: Seed = None,
+    keep: Keep = None,
+    init: Init = None,
     lr: Low = None,
     hr: High = None,
     sampling: Sampling = None,
+    wandb: Wandb = False,
     device: Device = "auto",
+    gpus: Gpus = "1",
 ) -> None:
     """Train the low-resolution network.
 
     It learns what happens, over how long, from whole clips of small frames.
     The same command goes on where it stopped.
     """
-    flags = _flags(steps=steps, batch=batch, micro_batch=micro_batch, seed=seed, lr=lr, hr=hr, sampling=sampling)
-    _train("lr", data, run, new, preset, config, set_ or [], flags, device)
+    flags = _flags(
+        {"lr": lr, "hr": hr, "sampling": sampling},
+        steps=steps,
+        batch=batch,
+        micro_batch=micro_batch,
+        seed=seed,
+        keep=keep,
+        init=_absolute(init),
+    )
+    _train("lr", data, run, new, preset, config, set_ or [], flags, device, wandb, gpus)
 
 
 def train_sr(
@@ -66,22 +96,37 @@ def train_sr(
     batch: Batch = None,
     micro_batch: MicroBatch = None,
     seed: Seed = None,
+    keep: Keep = None,
+    init: Init = None,
     lr: Low = None,
     hr: High = None,
     sampling: Sampling = None,
+    wandb: Wandb = False,
     device: Device = "auto",
+    gpus: Gpus = "1",
 ) -> None:
     """Train the super-resolution network.
 
     It learns what the world looks like close up, from a few frames at a time.
     The same command goes on where it stopped.
     """
-    flags = _flags(steps=steps, batch=batch, micro_batch=micro_batch, seed=seed, lr=lr, hr=hr, sampling=sampling)
-    _train("sr", data, run, new, preset, config, set_ or [], flags, device)
+    flags = _flags(
+        {"lr": lr, "hr": hr, "sampling": sampling},
+        steps=steps,
+        batch=batch,
+        micro_batch=micro_batch,
+        seed=seed,
+        keep=keep,
+        init=_absolute(init),
+    )
+    _train("sr", data, run, new, preset, config, set_ or [], flags, device, wandb, gpus)
 
 
-def _flags(lr: str | None, hr: str | None, sampling: str | None, **training: int | None) -> dict[str, Any]:
-    data = {"lr": lr, "hr": hr, "sampling": sampling}
+def _absolute(path: Path | None) -> str | None:
+    return None if path is None else str(path.resolve())
+
+
+def _flags(data: dict[str, str | None], **training: int | str | None) -> dict[str, Any]:
     flags: dict[str, dict[str, Any]] = {"data": data, "training": dict(training)}
     return {part: {k: v for k, v in values.items() if v is not None} for part, values in flags.items()}
 
@@ -96,24 +141,39 @@ def _train(
     overrides: list[str],
     flags: dict[str, Any],
     device: str,
+    wandb: bool,
+    gpus: str,
 ) -> None:
+    from lvgan.training import launch
+
+    launch.follow_launcher()
+    count = launch.count_processes(gpus, device)
+    if count > 1:
+        raise typer.Exit(launch.launch([sys.executable, "-m", "lvgan", *sys.argv[1:]], count))
+
     from lvgan.training.session import Request, train_stage
 
-    request = Request(stage, data, preset, config, overrides, flags)
+    request = Request(stage, data, preset, config, overrides, flags, wandb)
     with exit_when_stopped():
         run = train_stage(request, run_name=run_name, new=new, device=device, say=typer.echo)
-    typer.echo(next_command(run.newest_checkpoint(), stage, data))
+    if launch.is_first():
+        typer.echo(next_command(run.newest_checkpoint(), stage, data))
 
 
 @contextmanager
 def exit_when_stopped() -> Iterator[None]:
     """Leave with the signal's exit code once training has written its checkpoint."""
+    from lvgan.training.distributed import RankFailed
+    from lvgan.training.launch import is_first
     from lvgan.training.signals import Stopped
 
     try:
         yield
+    except RankFailed as failed:
+        raise typer.Exit(failed.failure.code) from None
     except Stopped as stopped:
-        typer.echo(f"lvgan: {stopped}, checkpoint written; run the same command again to go on", err=True)
+        if is_first():
+            typer.echo(f"lvgan: {stopped}; run the same command again to go on", err=True)
         raise typer.Exit(128 + stopped.signum) from None
 
 
@@ -124,16 +184,17 @@ def next_command(checkpoint: Path | None, stage: str, data: Path) -> str:
     from lvgan.training.runs import all_runs
 
     here = shlex.quote(str(checkpoint))
+    curves = "" if checkpoint is None else f"\n      lvgan plot {shlex.quote(str(checkpoint.parents[1]))}"
     if stage == "lr":
         return (
             f"next: lvgan sample {here} -n 600 -o v.mp4   (low resolution)\n"
-            f"      lvgan train-sr {shlex.quote(str(data))}"
+            f"      lvgan train-sr {shlex.quote(str(data))}{curves}"
         )
     trained = [run for run in all_runs(stage="lr") if run.newest_checkpoint() is not None]
     if not trained:
-        return f"next: lvgan train-lr {shlex.quote(str(data))}"
+        return f"next: lvgan train-lr {shlex.quote(str(data))}{curves}"
     lr = shlex.quote(str(trained[0].newest_checkpoint()))
-    return f"next: lvgan sample {lr} --sr {here} -n 600 -o v.mp4"
+    return f"next: lvgan sample {lr} --sr {here} -n 600 -o v.mp4{curves}"
 
 
 def register(app: typer.Typer) -> None:

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from lvgan import __version__
 from lvgan.data.cache import cache_files
 from lvgan.data.convert import WORK, Journal, Task, is_whole
 from lvgan.data.cuts import match_cuts, read_cuts
@@ -33,6 +32,7 @@ from lvgan.data.workers import Made, run_dask, run_here, run_processes
 from lvgan.data.writers import writing
 from lvgan.errors import ConfigError, DataError
 from lvgan.sizes import Size
+from lvgan.version import __version__
 
 SHARD_FRAMES = 1000  # sources are gathered into a shard until it holds about so many frames
 LONGEST = 10_000  # frames of a clip: the directory of its shard is held in memory

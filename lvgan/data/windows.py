@@ -182,6 +182,7 @@ class Batches:
         sampling: ``video`` or ``frame`` (:meth:`Windows.draw`).
         threads: windows loaded at a time.
         ahead: steps loaded ahead.
+        clips: the part of the batch to load, such as ``range(8, 16)``; each window is the same as in the whole.
     """
 
     def __init__(
@@ -194,8 +195,10 @@ class Batches:
         sampling: str = "video",
         threads: int = 4,
         ahead: int = 2,
+        clips: range | None = None,
     ) -> None:
         _check_sampling(sampling)
+        self._clips = range(batch) if clips is None else clips
         self._windows, self._batch, self._seed, self._rank = windows, batch, seed, rank
         self._sampling, self._ahead = sampling, ahead
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="clips")
@@ -213,7 +216,8 @@ class Batches:
                 future.cancel()
         for s in wanted:
             if s not in self._waiting:
-                self._waiting[s] = [self._pool.submit(self._windows.__getitem__, i) for i in self._draw(s, self._batch)]
+                chosen = self._draw(s, self._batch)[self._clips.start : self._clips.stop]
+                self._waiting[s] = [self._pool.submit(self._windows.__getitem__, i) for i in chosen]
         return _stack([future.result() for future in self._waiting.pop(step)])
 
     def first(self, count: int) -> tuple[Tensor, ...]:

@@ -134,13 +134,14 @@ def _add_similarity(
     first: dict[int, np.ndarray],
     drift: np.ndarray,
 ) -> None:
-    histogram = color_histogram(frame[None], bins)[0]
+    pixels = frame.shape[0] * frame.shape[1]
+    histogram = np.rint(color_histogram(frame[None], bins)[0] * pixels)  # whole numbers: what stays the same is 1
     for place, start in enumerate(starts.tolist()):
         if index == start:
             first[place] = histogram
         where = np.flatnonzero(times == index - start)
         if len(where):
-            drift[place, where] = np.minimum(first[place], histogram).sum()
+            drift[place, where] = np.minimum(first[place], histogram).sum() / pixels
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def horizon_scores(
     for metric, gap in gaps:
         if gap is not None:
             protocol = _protocol(metric, horizon, sources, plan)
-            details = {"label": horizon.label, "reference": reference.label, "bootstrap": gap.units}
+            details = {"reference": reference.label, "bootstrap": gap.units}
             scores.append(Score(metric, gap.value, None, (gap.low, gap.high), details, protocol))
     scores.append(_matched_score(horizon, reference, plan, _protocol("self-repetition-gap", horizon, sources, plan)))
     return scores
@@ -104,15 +104,14 @@ def _over_videos(values: np.ndarray) -> tuple[float, float | None, tuple[float, 
 
 
 def _drift_score(horizon: Horizon, protocol: dict[str, Any]) -> Score:
-    """Similarity to the start at the last time that all videos reach."""
+    """Similarity to the start at the last time that all videos reach, which the protocol names."""
     mean, std, count = horizon.drift()
     curves = horizon.drift_curves()
     last = int(np.flatnonzero(np.isfinite(curves).all(axis=0))[-1])
+    protocol = {**protocol, "at_frame": int(horizon.times[last])}
     value, spread, interval = _over_videos(curves[:, last])
     reached = count > 0
     details = {
-        "label": horizon.label,
-        "at_frame": int(horizon.times[last]),
         "times": horizon.times[reached].tolist(),
         "mean": mean[reached].tolist(),
         "std": std[reached].tolist(),
@@ -141,7 +140,6 @@ def _repetition_score(horizon: Horizon, protocol: dict[str, Any]) -> Score:
     ]
     quantiles = {f"{q:g}": float(np.quantile(ratios, q)) for q in RATIO_QUANTILES} if len(ratios) else {}
     details = {
-        "label": horizon.label,
         "best_match_over_neighbours": quantiles,
         "lags": _lags(horizon),
         "videos": videos,
@@ -161,10 +159,9 @@ def _matched_score(horizon: Horizon, reference: Horizon, plan: Plan, protocol: d
     """How much more often moments recur than in footage, within stretches of one length."""
     frames = shortest_dense([horizon, reference])
     ours, theirs = (matched_share(h, frames, plan.min_lag) for h in (horizon, reference))
+    protocol = {**protocol, "matched_frames": frames}
     details = {
-        "label": horizon.label,
         "reference": reference.label,
-        "matched_frames": frames,
         "share": float(ours.mean()),
         "reference_share": float(theirs.mean()),
     }
@@ -182,7 +179,6 @@ def _motion_score(horizon: Horizon, protocol: dict[str, Any]) -> Score:
     value, spread, interval = _over_videos(np.array([track.change.mean() for track in horizon.tracks]))
     changes = np.concatenate([track.change for track in horizon.tracks])
     details = {
-        "label": horizon.label,
         "unit": "grey levels a frame",
         "std_over_time": float(np.mean([track.change.std() for track in horizon.tracks])),
         "quantiles": {f"{q:g}": float(np.quantile(changes, q)) for q in RATIO_QUANTILES},
@@ -200,12 +196,12 @@ def repetition_sentence(found: Repetition) -> str:
         whole = bool(found.frozen[start:].all())
         where = f"stands still from frame {start} on" if whole else f"stands still for {frozen:.0%} of its moments"
         said.append("stands still" if frozen == 1 else where)
-    moving = float((found.repeated & ~found.frozen).mean())
-    if found.period is not None and found.periodic >= 0.5:
+    again = found.repeated & ~found.frozen
+    if found.period is not None:
         said.append(f"repeats every {found.period} frames ({found.period / FPS:.1f} s)")
-    elif moving >= 0.02:
-        often = f", most often after {found.period} frames" if found.period is not None else ""
-        said.append(f"{moving:.0%} of its moments recur elsewhere{often}")
+    elif again.mean() >= 0.02:
+        lags, counts = np.unique(abs(found.lag[again]), return_counts=True)
+        said.append(f"meets {again.mean():.0%} of its moments again, most often after {lags[counts.argmax()]} frames")
     return " and ".join(said) or "does not repeat itself"
 
 

@@ -20,6 +20,7 @@ NEAR = 4  # frames between a moment and its neighbours
 MIN_LAG = 2 * SPAN
 FLOOR = 0.05  # grey levels: what rounding and a codec leave of two equal moments
 DISTINCT = 0.5  # a match has to be closer than this share of the typical distance: in noise all are alike
+PERIODIC = 0.5  # share of moments that recur after one lag, from which on it is a period
 _BLOCK = 256  # moments compared with all others at once
 
 
@@ -211,19 +212,21 @@ def _period(coverage: np.ndarray, distance: np.ndarray, repeated: np.ndarray, sp
     A video's moments resemble their neighbours, so the search begins where that has ended. Lags at which fewer
     than `span` pairs are compared say nothing.
     """
-    usable = len(coverage) - span
-    if usable < 1 or repeated.mean() < 0.1:
+    usable = coverage[: max(0, len(coverage) - span)]
+    if not len(usable) or not repeated.any():
         return None, 0.0
-    left = np.flatnonzero(coverage[:usable] < 0.5 * coverage[:usable].max())
+    left = np.flatnonzero(usable < 0.5 * usable.max())
     if not len(left):
         return None, 0.0
     start = int(left[0])
-    peak = float(coverage[start:usable].max())
-    if peak < 0.1:
+    while start + 1 < len(usable) and 0 < usable[start + 1] <= usable[start]:
+        start += 1
+    peak = float(usable[start:].max())
+    if peak < PERIODIC:
         return None, 0.0
-    first = start + int(np.flatnonzero(coverage[start:usable] >= 0.9 * peak)[0])
+    first = start + int(np.flatnonzero(usable[start:] >= 0.9 * peak)[0])
     end = first
-    while end < usable and coverage[end] >= 0.9 * peak:
+    while end < len(usable) and usable[end] >= 0.9 * peak:
         end += 1
     place = first + int(distance[first:end].argmin())
     return place + 1, float(coverage[place])

@@ -8,7 +8,8 @@ scaled when it is used, so that Adam's step has the same relative size in every 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -53,12 +54,72 @@ class FullyConnected(nn.Module):
         return bias_act(y, bias, dim=-1, activation=self.activation)
 
 
-class MagnitudeEMA(nn.Module):
+# Running statistics
+
+
+class RunningStatistic(nn.Module):
+    """A module with a running mean that a training batch moves once, however the batch is cut.
+
+    Outside :func:`one_update`, :meth:`observe` moves the running mean at once.
+    """
+
+    _sum: Tensor
+    _rows: Tensor
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self._collecting = False
+        # Buffers, so that they follow the module to its device; not state, so not in checkpoints.
+        self.register_buffer("_sum", torch.zeros(shape), persistent=False)
+        self.register_buffer("_rows", torch.zeros([]), persistent=False)
+
+    def move(self, mean: Tensor) -> None:
+        """Move the running mean by the mean of one batch."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def observe(self, mean: Tensor, rows: int) -> None:
+        """Take note of a mean over `rows` rows, which all count the same."""
+        if self._collecting:
+            self._sum.add_(mean.detach().float(), alpha=rows)
+            self._rows.add_(rows)
+        else:
+            self.move(mean.detach())
+
+
+@contextmanager
+def one_update(network: nn.Module, reduce: Callable[[Tensor], Tensor] | None = None) -> Iterator[None]:
+    """Within, forwards with ``update_ema=True`` collect; at the end the running means move once.
+
+    So neither the number of forwards that a batch is cut into nor that of processes matters. `reduce` sums a
+    float32 tensor [K] over all processes, where there are several. After an error nothing moves.
+    """
+    parts = [module for module in network.modules() if isinstance(module, RunningStatistic)]
+    for part in parts:
+        part._collecting = True
+        part._sum.zero_()
+        part._rows.zero_()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part._collecting = False
+    if not parts:
+        return
+    collected = torch.cat([x.flatten() for part in parts for x in (part._sum, part._rows)])
+    collected = collected if reduce is None else reduce(collected)
+    for part, values in zip(parts, collected.split([part._sum.numel() + 1 for part in parts]), strict=True):
+        with torch.no_grad():
+            part.move(values[:-1].view(part._sum.shape) / values[-1])
+
+
+class MagnitudeEMA(RunningStatistic):
     """Running mean of x², and the gain that brings x to unit mean square.
 
     ``forward(x, update)`` returns ``x * rsqrt(mean_square)`` in float32 arithmetic; with
     `update` the mean is moved first: ``m <- decay * m + (1 - decay) * mean(x²)``. Training
-    updates it in the discriminator's phase only.
+    updates it in the discriminator's phase only, once a batch (:func:`one_update`): then the
+    mean is moved after the forwards that have seen the batch.
     """
 
     mean_square: Tensor
@@ -68,11 +129,14 @@ class MagnitudeEMA(nn.Module):
         self.decay = decay
         self.register_buffer("mean_square", torch.ones([]))
 
+    def move(self, mean: Tensor) -> None:
+        """Move the running mean towards `mean`, a scalar."""
+        self.mean_square.lerp_(mean, 1 - self.decay)
+
     def gain(self, x: Tensor, update: bool = False) -> Tensor:
         """The scalar gain for `x` (float32)."""
         if update:
-            with torch.no_grad():
-                self.mean_square.lerp_(x.detach().float().square().mean(), 1 - self.decay)
+            self.observe(x.detach().float().square().mean(), len(x))
         return self.mean_square.rsqrt()
 
     def forward(self, x: Tensor, update: bool = False) -> Tensor:

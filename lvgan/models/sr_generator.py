@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lvgan.models.layers import FullyConnected, MagnitudeEMA, normalize_rms
+from lvgan.models.layers import FullyConnected, MagnitudeEMA, RunningStatistic, normalize_rms
 from lvgan.models.resample import FrameResampler, stack_context
 from lvgan.models.sr_schedule import Size, SrLayer, low_pass, sr_schedule
 from lvgan.ops import bias_act, filtered_lrelu
@@ -134,7 +134,7 @@ class FourierInput(nn.Module):
         return F.conv2d(self.waves, weight[:, :, None, None])
 
 
-class SrGenerator(nn.Module):
+class SrGenerator(RunningStatistic):
     """Makes `height` x `width` frames from neighbourhoods of `lr_height` x `lr_width` frames.
 
     The factor between the sizes is any integer, the same for both sides. `context` frames
@@ -175,7 +175,7 @@ class SrGenerator(nn.Module):
         radial: bool = False,
         w_avg_decay: float = 0.998,
     ) -> None:
-        super().__init__()
+        super().__init__(w_dim)
         self.size, self.lr_size = (height, width), (lr_height, lr_width)
         self.channels, self.context, self.z_dim, self.w_dim = channels, context, z_dim, w_dim
         self.w_avg_decay = w_avg_decay
@@ -219,9 +219,12 @@ class SrGenerator(nn.Module):
         for layer in self.mapping_layers:
             w = layer(w)
         if update_ema:
-            with torch.no_grad():
-                self.w_avg.copy_(w.mean(0).lerp(self.w_avg, self.w_avg_decay))
+            self.observe(w.mean(0), len(w))
         return w if truncation == 1 else self.w_avg.lerp(w, truncation)
+
+    def move(self, mean: Tensor) -> None:
+        """Move the running mean of w towards `mean` [w_dim]."""
+        self.w_avg.copy_(mean.lerp(self.w_avg, self.w_avg_decay))
 
     def synthesis(self, w: Tensor, lr: Tensor, *, update_ema: bool = False) -> Tensor:
         """As :meth:`forward`, with latents [N, w_dim] that are mapped already."""

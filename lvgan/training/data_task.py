@@ -13,7 +13,7 @@ from lvgan.training.task import Sample
 
 
 class DataTask:
-    """Real clips of a step, and the record of the data in checkpoints."""
+    """Real clips of a step (this rank's part of the batch), and the record of the data in checkpoints."""
 
     def __init__(self, dataset: ClipDataset, batches: Batches, device: torch.device) -> None:
         self.device = device
@@ -21,7 +21,7 @@ class DataTask:
         self._batches = batches
 
     def real(self, step: int) -> Sample:
-        """The batch of a step, in [-1, 1]; a pure function of (seed, step)."""
+        """This rank's clips of a step, in [-1, 1]; a pure function of (seed, step, clip)."""
         return tuple(from_bytes(clip.to(self.device)) for clip in self._batches.get(step))
 
     def data_record(self) -> dict[str, Any]:

@@ -35,17 +35,3 @@ def r1_penalty(judge: Callable[[tuple[Tensor, ...]], Tensor], real: Sequence[Ten
     logits = judge((*real[:-1], clip))
     (gradient,) = torch.autograd.grad(logits.sum(), [clip], create_graph=True)
     return gradient.square().flatten(1).sum(1), logits
-
-
-@torch.no_grad()
-def clean_gradients(parameters: Sequence[Tensor], limit: float = 1e5) -> int:
-    """Zero NaN and clip infinite entries of the gradients to ±`limit`; how many tensors had some."""
-    grads = [p.grad for p in parameters if p.grad is not None]
-    if not grads:
-        return 0
-    # One norm first: the entries are only touched in the rare step that needs it.
-    bad = [not torch.isfinite(norm) for norm in torch._foreach_norm(grads)]
-    for grad in grads:
-        if any(bad):
-            torch.nan_to_num_(grad, nan=0.0, posinf=limit, neginf=-limit)
-    return sum(bad)

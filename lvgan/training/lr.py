@@ -18,20 +18,26 @@ from lvgan.models import build
 from lvgan.models.lr_generator import LrGenerator
 from lvgan.seeding import seeded
 from lvgan.training.data_task import DataTask
-from lvgan.training.preview import write_clip_preview
+from lvgan.training.metrics import BEST_BY, color_area
+from lvgan.training.preview import write_clip_preview, write_long_preview
 from lvgan.training.task import Phase, Sample
 
 
 class LrTask(DataTask):
-    """Clips of `frames` frames; a sample is ``(video [N, C, T, H, W],)``."""
+    """Clips of `frames` frames; a sample is ``(video [N, C, T, H, W],)``.
 
-    def __init__(self, config: cfg.LrConfig, dataset: ClipDataset, device: torch.device) -> None:
+    `clips`: this rank's part of the batch; the whole, if left out.
+    """
+
+    def __init__(
+        self, config: cfg.LrConfig, dataset: ClipDataset, device: torch.device, clips: range | None = None
+    ) -> None:
         with seeded(config.training.seed):
             self.generator: LrGenerator = build.lr_generator(config).to(device)
             self.discriminator = build.lr_discriminator(config).to(device)
         s, data = config.training, config.data
         windows = Windows(dataset, data.frames, stride=data.stride, flip=data.flip)
-        batches = Batches(windows, s.batch, seed=s.seed, sampling=data.sampling)
+        batches = Batches(windows, s.batch, seed=s.seed, sampling=data.sampling, clips=clips)
         super().__init__(dataset, batches, device)
         self.config = config
 
@@ -74,8 +80,16 @@ class LrTask(DataTask):
         """Nothing adapts here."""
 
     def preview(self, generator: nn.Module, folder: Path, step: int) -> None:
-        """Six clips of the average generator, always of the same seeds."""
+        """Six clips of the average generator and a long one, always of the same seeds."""
         assert isinstance(generator, LrGenerator)
         frames = self.config.data.frames
         videos = [LrVideo(generator, seed, segment=frames).clip(0, frames) for seed in range(6)]
         write_clip_preview(torch.stack(videos), folder, f"step-{step:06d}")
+        write_long_preview(LrVideo(generator, 0, segment=frames), frames, folder, f"step-{step:06d}-long")
+
+    def measure(self, generator: nn.Module, folder: Path) -> dict[str, float]:
+        """How far colours over time are from the data's."""
+        assert isinstance(generator, LrGenerator)
+        if self.config.training.metric_clips == 0:
+            return {}
+        return {BEST_BY["lr"]: color_area(generator, self.config, self._dataset, folder)}

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
+from lvgan import checkpoint as ckpt
 from lvgan import config as cfg
 from lvgan.checkpoint import checkpoints_in, step_of
-from lvgan.errors import ConfigError, DataError, MachineError
+from lvgan.errors import CheckpointError, ConfigError, DamagedCheckpointError, DataError, MachineError
 
 RUNS = Path("runs")
 
@@ -42,6 +46,82 @@ class Run:
         intact, _ = checkpoints_in(self.checkpoint_folder)
         return intact[-1] if intact else None
 
+    def load_newest(self, stage: str, say: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
+        """The newest checkpoint whose checksums are right, and what it holds; None for a fresh run.
+
+        Damaged ones that are newer are set aside, as ``NAME.pt.damaged``, and named to `say`.
+
+        Raises:
+            CheckpointError: all of the run's checkpoints are damaged, or one cannot be read.
+        """
+        intact, cut = checkpoints_in(self.checkpoint_folder)
+        damaged = []
+        for path in sorted([*intact, *cut], key=lambda p: step_of(p) or 0, reverse=True):
+            try:
+                loaded = ckpt.load(path, stage)
+            except DamagedCheckpointError:
+                damaged.append(path)
+                continue
+            for bad in damaged:
+                ckpt.set_aside(bad)
+                say(f"{bad} is damaged (kept as {bad.name}.damaged); going on from {path.name}")
+            return path, loaded
+        if damaged:
+            raise CheckpointError(
+                f"every checkpoint of {self.folder} is damaged ({', '.join(p.name for p in damaged)}); "
+                "start another run with --new"
+            )
+        return None
+
+    @contextlib.contextmanager
+    def lock(self, say: Callable[[str], None]) -> Iterator[None]:
+        """Keep other processes from training in this folder; ends with the process, however it ends.
+
+        Where the file system knows no locks, `say` is told and nothing is kept out.
+
+        Raises:
+            ConfigError: another process has the lock.
+            MachineError: the folder cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = (self.folder / ".lock").open("a+", encoding="utf-8")
+        except OSError as error:
+            raise self._unwritable(error) from error
+        with file:
+            try:
+                _flock(file)
+            except BlockingIOError:
+                file.seek(0)
+                owner = file.read(200).strip() or "another process"
+                raise ConfigError(
+                    f"{self.folder} is being trained by {owner}; wait for it or stop it, or train another run (--new)"
+                ) from None
+            except OSError as error:
+                reason = error.strerror or error
+                say(f"{self.folder} cannot be locked here ({reason}): take care that no other process trains in it")
+            with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+                file.flush()
+            try:
+                yield
+            finally:
+                self._release(file)
+
+    def _release(self, file: IO[str]) -> None:
+        """Nobody is named any more; of a run that never started nothing stays."""
+        with contextlib.suppress(OSError):
+            file.truncate(0)
+            if not self.config_file.exists():
+                (self.folder / ".lock").unlink()
+                self.folder.rmdir()
+
+    def _unwritable(self, error: OSError) -> MachineError:
+        return MachineError(
+            f"cannot write the run folder {self.folder} ({error.strerror}); run from a folder that you may write to"
+        )
+
     @property
     def step(self) -> int:
         """The step of the newest checkpoint; 0 without one."""
@@ -65,9 +145,45 @@ class Run:
             partial.write_text(cfg.to_yaml(config), encoding="utf-8")
             os.replace(partial, self.config_file)
         except OSError as error:
-            raise MachineError(
-                f"cannot write the run folder {self.folder} ({error.strerror}); run from a folder that you may write to"
-            ) from error
+            raise self._unwritable(error) from error
+
+
+def _flock(file: IO[str]) -> None:
+    """Lock a file for this process.
+
+    Raises:
+        BlockingIOError: another one has it.
+        OSError: there are no locks here.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        raise OSError("this system has no flock") from None
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def check_same_settings(loaded: Mapping[str, Any], config: cfg.Config, path: Path) -> None:
+    """Refuse to go on from a checkpoint that was made with other settings.
+
+    Raises:
+        CheckpointError: it was; all differences are named.
+    """
+    try:
+        changed = cfg.differences(cfg.build(config.stage, loaded["config"]), config)
+    except ConfigError as error:
+        raise CheckpointError(f"{path} holds settings that this lvgan does not know ({error})") from error
+    if changed:
+        raise CheckpointError(
+            f"{path} was made with other settings than this run's: {_listed(changed)}; "
+            "put the settings back, or start another run with --new"
+        )
+
+
+def _listed(changed: Mapping[str, tuple[Any, Any]], shown: int = 8) -> str:
+    """Such as ``training.batch = 4, now 8``."""
+    lines = [f"{key} = {old}, now {now}" for key, (old, now) in changed.items()]
+    more = f" and {len(lines) - shown} more" if len(lines) > shown else ""
+    return "; ".join(lines[:shown]) + more
 
 
 def _read(path: Path) -> str:
@@ -137,10 +253,9 @@ def choose_run(
         wanted = request(stored)
         changed = cfg.differences(stored, wanted)
         if changed:
-            key, (old, now) = next(iter(changed.items()))
             raise ConfigError(
-                f"{run.folder} was started with {key} = {old}, but now {now} is asked for; "
-                "give another --run name, or leave the setting out to go on"
+                f"{run.folder} was started with {_listed(changed)}; "
+                "give another --run name, or leave these settings out to go on"
             )
         return _go_on(run, wanted)
 

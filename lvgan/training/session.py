@@ -13,13 +13,16 @@ import torch
 from lvgan import config as cfg
 from lvgan.data.dataset import ClipDataset, choose_sizes
 from lvgan.data.windows import window_span
-from lvgan.device import pick_device
 from lvgan.errors import ConfigError, MachineError
 from lvgan.ops import native
+from lvgan.training.distributed import Ranks
+from lvgan.training.hooks import BEST, best_so_far
 from lvgan.training.loop import train
 from lvgan.training.lr import LrTask
+from lvgan.training.metrics import BEST_BY
 from lvgan.training.runs import RUNS, Run, choose_run
 from lvgan.training.sr import SrTask
+from lvgan.training.wandb_log import check_wandb
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class Request:
     """What a user asks for.
 
     `preset` and `config_file` give the base (the paper's preset where neither is named), `overrides` and
-    `flags` (nested plain values) are put on top, in this order.
+    `flags` (nested plain values) are put on top, in this order. `wandb` gives training.wandb a name if it has none.
     """
 
     stage: str
@@ -36,6 +39,7 @@ class Request:
     config_file: Path | None = None
     overrides: Sequence[str] = ()
     flags: Mapping[str, Any] = field(default_factory=dict)
+    wandb: bool = False
 
     def resolve(self, stored: cfg.Config | None) -> cfg.Config:
         """The configuration for a run; a stored one is the base where no other was named."""
@@ -52,6 +56,8 @@ class Request:
                 raise ConfigError(f"--set {override} names the data, but the command's argument does; change that")
             values = cfg.merge(values, over)
         values = cfg.merge(values, self.flags)
+        if self.wandb and not dict(cfg.flatten(values)).get("training.wandb"):
+            values = cfg.merge(values, {"training": {"wandb": "lvgan"}})
         values = cfg.merge(values, {"data": {"path": self._path}})
         config = cfg.build(self.stage, values)
         return _with_sizes(config)
@@ -80,28 +86,62 @@ def train_stage(
 ) -> Run:
     """Train, or go on with training, and return the run.
 
+    In a process that torchrun or ``--gpus`` started, this is one rank of several: rank 0 chooses the run, speaks
+    and writes; all train.
+
     Raises:
         LvganError: for anything that the user can mend.
         Stopped: a signal asked to stop; a checkpoint was written.
+        RankFailed: another rank has failed, and said why.
     """
-    target = pick_device(device)
-    choice = choose_run(request.stage, request.resolve, name=run_name, new=new, root=root)
+    with Ranks.join(device) as ranks:
+        say = say if ranks.first else _nothing
+        return _train(request, ranks, run_name=run_name, new=new, root=root, say=say, progress=progress)
+
+
+def _nothing(message: str) -> None:
+    pass
+
+
+def _train(
+    request: Request,
+    ranks: Ranks,
+    *,
+    run_name: str | None,
+    new: bool,
+    root: Path,
+    say: Callable[[str], None],
+    progress: bool,
+) -> Run:
+    choice = ranks.from_first(lambda: choose_run(request.stage, request.resolve, name=run_name, new=new, root=root))
     config, run = choice.config, choice.run
     if choice.finished:
         say(choice.message)
         return run
+    if config.training.wandb:
+        check_wandb()
+    clips, target = ranks.share(config.training.batch), ranks.device
     dataset = _dataset(config)
     dataset.open_cache(config.data.cache, progress=progress, say=say)
     task: LrTask | SrTask
-    task = LrTask(config, dataset, target) if isinstance(config, cfg.LrConfig) else SrTask(config, dataset, target)
+    if isinstance(config, cfg.LrConfig):
+        task = LrTask(config, dataset, target, clips)
+    else:
+        task = SrTask(config, dataset, target, clips)
     say(choice.message)
-    say(f"{dataset.kept_message}; training on {target}")
+    say(f"{dataset.kept_message}; training on {ranks.described}")
     native.activate(target, say)
     if target.type == "cpu" and sum(p.numel() for p in task.generator.parameters()) > 10_000_000:
         say("a network of this size is made for GPUs: on a CPU a step takes minutes (--preset tiny is a first look)")
     with contextlib.closing(task), _out_of_memory(config):
-        train(task, run, progress=progress)
+        train(task, run, progress=progress, say=say, ranks=ranks)
+    if not ranks.first:
+        return run
     shown = f"; previews are in {run.sample_folder}" if any(run.sample_folder.iterdir()) else ""
+    key = BEST_BY[config.stage]
+    best, value = best_so_far(run, key)
+    if best is not None:
+        shown += f"; {key.partition('/')[2]} was lowest at step {best} ({value:.4f}, checkpoints/{BEST})"
     say(f"{run.folder} is complete at step {run.step}{shown}")
     return run
 

@@ -17,7 +17,8 @@ from lvgan.models.sr_generator import SrGenerator
 from lvgan.pixels import from_bytes
 from lvgan.seeding import seeded
 from lvgan.training.data_task import DataTask
-from lvgan.training.preview import write_pair_preview
+from lvgan.training.metrics import sr_distance
+from lvgan.training.preview import write_long_pair_preview, write_pair_preview
 from lvgan.training.task import Phase, Sample, take
 
 
@@ -25,10 +26,13 @@ class SrTask(DataTask):
     """A sample is ``(low [N, C, T + 2·context, h, w], high [N, C, T, H, W])``.
 
     Fakes carry the low-resolution frames that the generator saw, augmentation included; real ones carry
-    the clean frames. The discriminator sees the middle T of them, or zeros (mostly).
+    the clean frames. The discriminator sees the middle T of them, or zeros (mostly). `clips`: this rank's part
+    of the batch; the whole, if left out.
     """
 
-    def __init__(self, config: cfg.SrConfig, dataset: ClipDataset, device: torch.device) -> None:
+    def __init__(
+        self, config: cfg.SrConfig, dataset: ClipDataset, device: torch.device, clips: range | None = None
+    ) -> None:
         with seeded(config.training.seed):
             self.generator: SrGenerator = build.sr_generator(config).to(device)
             self.discriminator = build.sr_discriminator(config).to(device)
@@ -38,7 +42,7 @@ class SrTask(DataTask):
         )
         data = config.data
         windows = Windows(dataset, data.frames, data.context, stride=data.stride, flip=data.flip)
-        batches = Batches(windows, s.batch, seed=s.seed, sampling=data.sampling)
+        batches = Batches(windows, s.batch, seed=s.seed, sampling=data.sampling, clips=clips)
         super().__init__(dataset, batches, device)
         self.config = config
 
@@ -85,7 +89,7 @@ class SrTask(DataTask):
         self._controller.load_state_dict(state)
 
     def preview(self, generator: nn.Module, folder: Path, step: int) -> None:
-        """Four real clips, enlarged: input, output, truth."""
+        """Four real clips, enlarged: input, output, truth; and a long one, as a stream."""
         assert isinstance(generator, SrGenerator)
         low, high = (from_bytes(x) for x in self._batches.first(4))
         context = self.config.data.context
@@ -94,3 +98,10 @@ class SrTask(DataTask):
             made = [generator(z, clip[None].to(self.device))[0].cpu() for clip in low]
         middle = low[:, :, context : low.shape[2] - context]
         write_pair_preview(middle, torch.stack(made), high, folder, f"step-{step:06d}")
+        write_long_pair_preview(self._dataset, generator, 8 * high.shape[2], folder, f"step-{step:06d}-long")
+
+    def measure(self, generator: nn.Module, folder: Path) -> dict[str, float]:
+        """How far real low resolution, enlarged, is from the real high resolution."""
+        assert isinstance(generator, SrGenerator)
+        count = self.config.training.metric_clips
+        return sr_distance(generator, self._batches.first, count) if count else {}

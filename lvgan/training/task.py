@@ -24,7 +24,7 @@ class Phase:
     seed: int
     step: int
     name: str
-    clips: range  # the part of the whole batch that this micro-batch is
+    clips: range  # the part of the whole batch (of all ranks) that this micro-batch is
 
     def of(self, name: str) -> Phase:
         """The same clips, for another purpose."""
@@ -70,7 +70,7 @@ class Task(Protocol):
         ...
 
     def real(self, step: int) -> Sample:
-        """The batch of real clips of a step, in [-1, 1]; a pure function of (seed, step)."""
+        """This rank's real clips of a step, in [-1, 1]; a pure function of (seed, step, clip)."""
         ...
 
     def fake(self, real: Sample, phase: Phase, update_ema: bool) -> Sample:
@@ -82,7 +82,7 @@ class Task(Protocol):
         ...
 
     def adapt(self, step: int, real_logits: Tensor) -> dict[str, float]:
-        """Move adaptive settings after the discriminator saw real clips; what to log of them."""
+        """Move adaptive settings after the discriminator saw the real clips of all ranks; what to log of them."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -98,5 +98,12 @@ class Task(Protocol):
         ...
 
     def preview(self, generator: nn.Module, folder: Path, step: int) -> None:
-        """Write pictures of what `generator` (the EMA) makes."""
+        """Write what `generator` (the EMA) makes: ``step-NNNNNN.png`` and ``.mp4``, and ``step-NNNNNN-long.mp4``."""
+        ...
+
+    def measure(self, generator: nn.Module, folder: Path) -> dict[str, float]:
+        """Metrics of what `generator` (the EMA) makes (:mod:`lvgan.training.metrics`); none if they are off.
+
+        What is measured only once is kept in `folder`, the run's.
+        """
         ...

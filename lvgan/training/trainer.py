@@ -1,12 +1,14 @@
 """One step of training, for both networks: generator, discriminator, R1 (every 16th), average.
 
-All randomness is a function of (seed, step, phase, clip), so that neither a restart nor the number of
-micro-batches changes the result.
+All randomness is a function of (seed, attempt, step, phase, clip), so that neither a restart nor the number of
+micro-batches or ranks changes the result. A rank has its own part of the batch's clips; losses are sums over
+clips divided by the total batch, so gradients and losses of the ranks are summed.
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,24 +16,44 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lvgan import checkpoint as ckpt
 from lvgan import config as cfg
 from lvgan.errors import CheckpointError
 from lvgan.models.build import load_weights
-from lvgan.training import losses
+from lvgan.models.layers import one_update
+from lvgan.seeding import derive
+from lvgan.training import health, losses
+from lvgan.training.distributed import Ranks
 from lvgan.training.ema import ema_decay, update_ema
 from lvgan.training.task import Phase, Sample, Task
+from lvgan.training.transfer import frozen_parameters
+
+ATTEMPT_STRIDE = 10**9  # steps: after a roll-back the batches are those of so many steps later
 
 
 class Trainer:
-    """A task with its optimisers, average and step counter."""
+    """A task with its optimisers, average and step counter.
 
-    def __init__(self, task: Task) -> None:
+    All ranks hold the same weights, and give the same values to log. `task` gives the clips of this rank,
+    ``ranks.share(batch)``.
+
+    Attributes:
+        attempt: how often the run was rolled back; the randomness of a step depends on it.
+        bad_gradients: by phase of the last step, the parameters whose gradients were not finite, on whichever
+            rank. Such a phase changes neither weights nor optimisers.
+    """
+
+    def __init__(self, task: Task, ranks: Ranks | None = None) -> None:
         self.task = task
+        self.ranks = Ranks() if ranks is None else ranks
+        self.clips = self.ranks.share(task.config.training.batch)
         self.settings: cfg.Training = task.config.training
         self.step = 0
+        self.attempt = 0
+        self.bad_gradients: dict[str, list[str]] = {}
+        self._frozen = frozen_parameters(task)
         self.average = copy.deepcopy(task.generator).eval().requires_grad_(False)
         s = self.settings
         lazy = s.r1_every / (s.r1_every + 1)  # R1's steps are extra steps of the discriminator's optimiser
@@ -47,14 +69,24 @@ class Trainer:
         """One step of both networks; the values to log."""
         s, task = self.settings, self.task
         self._set_rates()
-        real = task.real(self.step)
+        self.bad_gradients = {}
+        real = task.real(self.step + self.attempt * ATTEMPT_STRIDE)
+        if len(real[0]) != len(self.clips):
+            raise ValueError(f"real gave {len(real[0])} clips, but rank {self.ranks.rank} has {len(self.clips)}")
         values = self._train_generator(real)
         values |= self._train_discriminator(real)
         if self.step % s.r1_every == 0:
             values |= self._penalise(real)
         update_ema(self.average, task.generator, ema_decay(self.step, s.ema_decay, s.ema_ramp))
         self.step += 1
-        return values
+        return self._summed(values)
+
+    def _summed(self, values: dict[str, float | Tensor]) -> dict[str, float]:
+        """Tensors are this rank's share of a sum over the batch; numbers are the same on all ranks."""
+        shares = {key: value for key, value in values.items() if isinstance(value, Tensor)}
+        # The only place where the host waits for losses: one reduction and one copy a step.
+        sums = self.ranks.sum(torch.stack([value.detach().float() for value in shares.values()])).tolist()
+        return {key: float(value) for key, value in (values | dict(zip(shares, sums, strict=True))).items()}
 
     def _set_rates(self) -> None:
         for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
@@ -62,36 +94,35 @@ class Trainer:
                 group["lr"] = rate * min(1.0, (self.step + 1) / (self.settings.warmup + 1))
 
     def _chunks(self, real: Sample, phase: str) -> Iterator[tuple[Sample, Phase]]:
-        """Micro-batches of the real clips, each with its place in the batch."""
+        """Micro-batches of this rank's real clips, each with its place in the whole batch."""
         total = len(real[0])
         size = self.settings.micro_batch or total
+        seed = derive(self.settings.seed, "attempt", self.attempt) if self.attempt else self.settings.seed
         for first in range(0, total, size):
-            clips = range(first, min(first + size, total))
-            part = tuple(x[first : clips.stop] for x in real)
-            yield part, Phase(self.settings.seed, self.step, phase, clips)
+            last = min(first + size, total)
+            part = tuple(x[first:last] for x in real)
+            yield part, Phase(seed, self.step, phase, self.clips[first:last])
 
-    def _train_generator(self, real: Sample) -> dict[str, float]:
+    def _train_generator(self, real: Sample) -> dict[str, float | Tensor]:
         task = self.task
-        with self._training(task.generator, self.optimizers[0]) as parameters:
-            total = 0.0
+        with self._training("generator", task.generator, self.optimizers[0]):
+            total = torch.zeros((), device=real[0].device)
             for part, phase in self._chunks(real, "generator"):
                 logits = task.judge(task.fake(part, phase.of("fake"), update_ema=False), phase)
-                loss = losses.generator_loss(logits).sum() / len(real[0])
+                loss = losses.generator_loss(logits).sum() / self.settings.batch
                 loss.backward()
-                total += loss.item()
-            bad = losses.clean_gradients(parameters)
-        return {"loss/generator": total, "health/bad_generator_gradients": float(bad)}
+                total += loss.detach()
+        return {"loss/generator": total, "health/bad_generator_gradients": self._bad("generator")}
 
-    def _train_discriminator(self, real: Sample) -> dict[str, float]:
-        task, count = self.task, len(real[0])
-        with self._training(task.discriminator, self.optimizers[1]) as parameters:
-            sums = {
-                "loss/discriminator_fake": 0.0,
-                "loss/discriminator_real": 0.0,
-                "logits/fake": 0.0,
-                "logits/real": 0.0,
-            }
-            judged = []
+    def _train_discriminator(self, real: Sample) -> dict[str, float | Tensor]:
+        task, count = self.task, self.settings.batch
+        names = ("loss/discriminator_fake", "loss/discriminator_real", "logits/fake", "logits/real")
+        sums = torch.zeros(len(names), device=real[0].device)
+        judged, fakes = [], []
+        running = self._running_means()
+        # The magnitudes move once, after the whole batch: they must not depend on how it is cut.
+        network = task.discriminator
+        with self._training("discriminator", network, self.optimizers[1]), one_update(task.generator, self.ranks.sum):
             for part, phase in self._chunks(real, "discriminator"):
                 with torch.no_grad():
                     fake = task.fake(part, phase.of("fake"), update_ema=True)
@@ -102,38 +133,72 @@ class Trainer:
                 real_loss = losses.discriminator_loss_real(real_logits).sum() / count
                 real_loss.backward()
                 judged.append(real_logits.detach())
-                sums["loss/discriminator_fake"] += fake_loss.item()
-                sums["loss/discriminator_real"] += real_loss.item()
-                sums["logits/fake"] += fake_logits.sum().item() / count
-                sums["logits/real"] += real_logits.sum().item() / count
-            bad = losses.clean_gradients(parameters)
-        adapted = task.adapt(self.step, torch.cat(judged))
-        return sums | adapted | {"health/bad_discriminator_gradients": float(bad)}
+                fakes.append(health.describe(fake[-1]))
+                means = (fake_loss, real_loss, fake_logits.sum() / count, real_logits.sum() / count)
+                sums += torch.stack([value.detach().float() for value in means])
+        values: dict[str, float | Tensor] = dict(zip(names, sums, strict=True))
+        values["health/bad_discriminator_gradients"] = self._bad("discriminator")
+        described = (self.ranks.whole(clips, count) for clips in (torch.cat(fakes), health.describe(real[-1])))
+        values |= health.spread(*described)
+        if not self._bad("discriminator"):
+            return values | task.adapt(self.step, self.ranks.whole(torch.cat(judged), count))
+        for buffer, kept in running:  # skipped: the running means too
+            buffer.copy_(kept)
+        return values
 
-    def _penalise(self, real: Sample) -> dict[str, float]:
-        s, task, count = self.settings, self.task, len(real[0])
-        with self._training(task.discriminator, self.optimizers[1]) as parameters:
-            total = 0.0
+    def _penalise(self, real: Sample) -> dict[str, float | Tensor]:
+        s, task, count = self.settings, self.task, self.settings.batch
+        with self._training("r1", task.discriminator, self.optimizers[1]):
+            total = torch.zeros((), device=real[0].device)
             for part, phase in self._chunks(real, "r1"):
                 penalty, logits = losses.r1_penalty(partial(task.judge, phase=phase), part)
                 # `0 * logits` keeps every parameter in the graph: the last bias has no R1 gradient.
                 loss = (penalty.sum() * (0.5 * s.r1_gamma) + 0 * logits.sum()) / count
                 (loss * s.r1_every).backward()
-                total += penalty.sum().item() / count
-            losses.clean_gradients(parameters)
+                total += penalty.detach().sum() / count
         return {"loss/r1": total}
 
     @contextmanager
-    def _training(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[list[nn.Parameter]]:
-        """Gradients for one network alone; its optimiser steps at the end."""
-        parameters = list(network.parameters())
+    def _training(self, phase: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+        """Gradients for one network alone; at the end they are summed, and if all are finite its optimiser steps."""
         for module in (self.task.generator, self.task.discriminator):
             module.requires_grad_(module is network)
+        for parameter in self._frozen:
+            parameter.requires_grad_(False)
         optimizer.zero_grad(set_to_none=True)
-        yield parameters
-        optimizer.step()
+        yield
+        self.ranks.sum_gradients([p for p in network.parameters() if p.requires_grad])
+        self.bad_gradients[phase] = health.bad_gradients(network)
+        if not self.bad_gradients[phase]:
+            optimizer.step()
+
+    def _bad(self, phase: str) -> float:
+        """How many parameters had a gradient that is not finite."""
+        return float(len(self.bad_gradients[phase]))
+
+    def _running_means(self) -> list[tuple[Tensor, Tensor]]:
+        """The generator's buffers that training moves, and copies of them."""
+        kept = self.task.generator.state_dict()
+        return [(b, b.clone()) for name, b in self.task.generator.named_buffers() if name in kept]
 
     # --- state ------------------------------------------------------------------------------------
+
+    def facts(self) -> dict[str, str]:
+        """What has to be the same on all ranks when training starts."""
+        task = self.task
+        weights = hashlib.sha256()
+        for network in (task.generator, task.discriminator, self.average):
+            for tensor in network.state_dict().values():
+                weights.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        optimizers = [sorted(state["step"].item() for state in o.state.values()) for o in self.optimizers]
+        return {
+            "step": f"{self.step}, attempt {self.attempt}",
+            "settings": _digest(cfg.to_yaml(task.config)),
+            "data": _digest(repr(sorted(task.data_record().items()))),
+            "weights": weights.hexdigest()[:16],
+            "optimisers": _digest(repr(optimizers)),
+            "adaptive settings": _digest(repr(task.state())),
+        }
 
     def checkpoint(self) -> dict[str, Any]:
         """Everything that is needed to go on or to sample."""
@@ -141,6 +206,7 @@ class Trainer:
         return ckpt.new_checkpoint(
             task.config.stage,
             step=self.step,
+            attempt=self.attempt,
             config=cfg.to_dict(task.config),
             generator=task.generator.state_dict(),
             generator_ema=self.average.state_dict(),
@@ -156,7 +222,10 @@ class Trainer:
         Raises:
             CheckpointError: damaged, or of other networks.
         """
-        loaded = ckpt.load(path, self.task.config.stage)
+        self.restore(ckpt.load(path, self.task.config.stage), path)
+
+    def restore(self, loaded: dict[str, Any], path: Path) -> None:
+        """As :meth:`load`, of a checkpoint that was read from `path`."""
         if loaded["data"] != self.task.data_record():
             raise CheckpointError(
                 f"{path} was trained on other data than {self.task.config.data.path} holds now; "
@@ -169,3 +238,8 @@ class Trainer:
             optimizer.load_state_dict(state)
         self.task.load_state(loaded["ada"])
         self.step = int(loaded["step"])
+        self.attempt = int(loaded.get("attempt", 0))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -20,6 +22,7 @@ from lvgan.models.layers import (
     downsampling_matrix,
     modulated_conv3d,
     normalize_rms,
+    one_update,
     resample_space,
     upsample_time,
     upsampling_matrix,
@@ -171,3 +174,31 @@ def test_golden_magnitude_ema(golden) -> None:  # type: ignore[no-untyped-def]
 
 def test_crop_time_rounds_towards_the_start() -> None:
     assert crop_time(torch.arange(7)[None, None], 4).flatten().tolist() == [1, 2, 3, 4]
+
+
+def test_one_update_does_not_depend_on_how_a_batch_is_cut() -> None:
+    x = torch.randn(6, 3, 5, dtype=torch.float64)
+    expected = 0.9 * 4.0 + 0.1 * x.square().mean()
+
+    def moved(*cuts: slice, ranks: int = 1) -> torch.Tensor:
+        layer = MagnitudeEMA(decay=0.9)
+        layer.mean_square.fill_(4.0)
+        with one_update(layer, lambda seen: seen * ranks):  # as if every process had seen the same
+            for cut in cuts:
+                torch.testing.assert_close(layer(x[cut], True), x[cut] / 2)  # the value from before
+        return layer.mean_square
+
+    for cuts in ([slice(6)], [slice(4), slice(4, 6)], [slice(i, i + 1) for i in range(6)]):
+        torch.testing.assert_close(moved(*cuts), expected.float())
+    torch.testing.assert_close(moved(slice(6), ranks=3), expected.float())
+
+
+def test_one_update_moves_nothing_after_an_error() -> None:
+    layer = MagnitudeEMA()
+    with contextlib.suppress(KeyError), one_update(layer):
+        layer(torch.randn(4, 2), True)
+        raise KeyError
+    assert layer.mean_square == 1
+    layer(torch.full((4, 2), 2.0), True)  # outside: at once
+    assert layer.mean_square == pytest.approx(1 + 0.001 * 3)
+    assert list(layer.state_dict()) == ["mean_square"]

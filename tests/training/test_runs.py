@@ -78,7 +78,7 @@ def test_a_named_run(tmp_path) -> None:
     assert choose_run("lr", _request(_config()), name="mine", root=tmp_path).run.folder == tmp_path / "mine"
     _start(tmp_path, "mine", 4)
     assert "resuming" in choose_run("lr", _request(_config()), name="mine", root=tmp_path).message
-    with pytest.raises(ConfigError, match="batch = 64, but now 3"):
+    with pytest.raises(ConfigError, match="batch = 64, now 3;"):
         choose_run("lr", _request(_config(batch=3)), name="mine", root=tmp_path)
     with pytest.raises(ConfigError, match="--new"):
         choose_run("lr", _request(_config()), name="mine", new=True, root=tmp_path)

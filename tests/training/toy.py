@@ -15,8 +15,9 @@ from lvgan.training.task import Phase, Sample
 class ToyTask:
     """Clips are vectors [N, 4]; data are normal with mean 2 and a small spread."""
 
-    def __init__(self, config: cfg.Config) -> None:
+    def __init__(self, config: cfg.Config, clips: range | None = None) -> None:
         self.config = config
+        self.clips = range(config.training.batch) if clips is None else clips
         self.device = torch.device("cpu")
         torch.manual_seed(config.training.seed)
         self.generator: nn.Module = nn.Linear(4, 4)
@@ -27,7 +28,8 @@ class ToyTask:
 
     def real(self, step: int) -> Sample:
         generator = torch.Generator().manual_seed(step)
-        return (2 + 0.1 * torch.randn(self.config.training.batch, 4, generator=generator),)
+        batch = 2 + 0.1 * torch.randn(self.config.training.batch, 4, generator=generator)
+        return (batch[self.clips.start : self.clips.stop],)
 
     def fake(self, real: Sample, phase: Phase, update_ema: bool) -> Sample:
         self.updates.append((phase.step, phase.name, update_ema))
@@ -46,6 +48,9 @@ class ToyTask:
 
     def load_state(self, state: dict[str, Any]) -> None:
         self.adapted = state["adapted"]
+
+    def measure(self, generator: nn.Module, folder: Path) -> dict[str, float]:
+        return {}
 
     def data_record(self) -> dict[str, Any]:
         return {"fingerprint": "toy"}
