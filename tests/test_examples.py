@@ -25,7 +25,11 @@ def test_the_configuration_is_legal(stage: str) -> None:
     assert cfg.build(stage, values).training.steps == 4000
 
 
-@pytest.mark.parametrize("path", [*sorted(EXAMPLES.glob("*.sh")), EXAMPLES.parent / "README.md"], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path",
+    [*sorted(EXAMPLES.glob("*.sh")), EXAMPLES / "paper_figures.md", EXAMPLES.parent / "README.md"],
+    ids=lambda p: p.name,
+)
 def test_commands_and_options_exist(path: Path) -> None:
     from typer.testing import CliRunner
 
@@ -34,7 +38,13 @@ def test_commands_and_options_exist(path: Path) -> None:
     used = re.findall(r"^ *(?:pip .*&& )?lvgan ([a-z][a-z-]*)(.*?)(?:#.*|&& .*)?$", path.read_text(), re.MULTILINE)
     assert used
     for command, rest in used:
-        names = [command, *re.findall(r"^ (color-sim|networks|sample|info|verify|resize|data|cuts)\b", rest)]
+        names = [
+            command,
+            *re.findall(
+                r"^ (color-sim|compare|fvd|fid|all|horizon|report|eval|networks|sample|info|verify|resize|data|cuts)\b",
+                rest,
+            ),
+        ]
         text = CliRunner().invoke(app, [*names, "--help"]).output
         for option in re.findall(r"(?<= )--?[a-z][a-z-]*", rest):
             assert re.search(rf"(^|[\s,/]){re.escape(option)}\b", text), f"lvgan {command} has no {option}"

@@ -206,6 +206,30 @@ def data(
     write(rows, json_file)
 
 
+@bench_app.command("eval")
+def evaluation(
+    json_file: JsonFile = None,
+    clips: Annotated[int, typer.Option(min=1, help="Clips of 128 frames of 256x256.")] = 100,
+) -> None:
+    """Colour similarity of clips of 128 frames, 256x256, against a histogram a frame in PyTorch.
+
+    Once with `torch.histogramdd`, PyTorch's histogram of several channels, and once with an index a pixel and
+    `torch.bincount`, the fastest plain way. Medians over clips; all ways take turns on each.
+    """
+    from lvgan.cli import bench_eval
+    from lvgan.ops import native
+
+    typer.echo(f"cpu: {native.activate('cpu', typer.echo).reason}")
+
+    def show(r: dict[str, Any]) -> None:
+        wall, cpu = (f"{r[a] * 1e3:.1f} ms against {r[b] * 1e3:.1f} ms" for a, b in (
+            ("seconds", "plain_seconds"), ("cpu_seconds", "plain_cpu_seconds")
+        ))  # fmt: skip
+        typer.echo(f"{r['name']:<40} {r['ratio']:6.2f} x   {wall} a clip; CPU time {r['cpu_ratio']:6.2f} x, {cpu}")
+
+    write(bench_eval.run(clips, show), json_file)
+
+
 @bench_app.command("cuts")
 def cuts(
     json_file: JsonFile = None,

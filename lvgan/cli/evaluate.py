@@ -20,14 +20,16 @@ eval_app = typer.Typer(name="eval", help="Measure what a network makes against i
 CLIPS_ON_CPU = 100
 
 
+OPERANDS = (
+    "[LABEL=]WHAT: shards, a checkpoint, run, folder of runs or bundle, a video, a folder of videos or frames, .npy; "
+    "or LOW+SR: LOW is any of these, SR a super-resolution network on it (lr.pt+sr.pt, shards+sr.pt)."
+)
+
+
 @eval_app.command("color-sim")
 def color_sim(
     operands: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Shards, checkpoints (lr.pt, lr.pt+sr.pt, bundle.pt), runs, videos, folders; LABEL=PATH names one.",
-            show_default="the newest run and its data",
-        ),
+        list[str] | None, typer.Argument(help=OPERANDS, show_default="the newest run and its data")
     ] = None,
     output: Annotated[
         Path | None,
@@ -41,14 +43,16 @@ def color_sim(
     bins: Annotated[int, typer.Option(help="Histogram bins a colour.")] = 20,
     seed: Annotated[int, typer.Option(help="Chooses the clips.")] = 0,
     size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Resize videos to this.", show_default="as they are")
+        str | None, typer.Option(metavar="HxW", help="Bring all to this.", show_default="of the smallest network")
     ] = None,
+    workers: Annotated[int, typer.Option(help="Threads; no result depends on them.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Colour similarity over time (figure 5 of the paper): how fast do colours drift away from frame 0?
 
     Writes color-sim.png, .pdf, .csv and .json. Real footage falls gradually; a curve above it changes too
-    little over time, one below it too fast.
+    little over time, one below it too fast. The first shards, or else the first operand, are what the others
+    are compared with.
     """
     from lvgan.device import pick_device
     from lvgan.errors import ConfigError
@@ -59,6 +63,7 @@ def color_sim(
         ("--clips", clips, 1, 10**6),
         ("--frames", frames, 2, 10**6),
         ("--bins", bins, 2, 256),
+        ("--workers", workers, 1, 1024),
     ):
         if value is not None and not low <= value <= high:
             raise ConfigError(f"{name} {value} was given, but {low} to {high} is possible; choose a value in between")
@@ -71,11 +76,23 @@ def color_sim(
         run_operands, run_folder = _newest_run()
         named, folder = run_operands, output or run_folder
     sources = _open_all(named, target, None if size is None else Size.parse(size))
-    if any(_is_model(_label(text)[1]) for text in named):
+    networks = any(_is_model(_label(text)[1]) for text in named)
+    native.activate("cpu", typer.echo)  # colours are counted there
+    if networks and target.type != "cpu":
         native.activate(target, typer.echo)
     if clips is None:
-        clips = CLIPS_ON_CPU if target.type == "cpu" and any(_is_model(_label(text)[1]) for text in named) else 1000
-    measure(sources, folder or Path("eval"), clips=clips, frames=frames, bins=bins, seed=seed)
+        clips = CLIPS_ON_CPU if target.type == "cpu" and networks else 1000
+    measure(sources, folder or Path("eval"), clips=clips, frames=frames, bins=bins, seed=seed, workers=workers)
+
+
+@eval_app.command("compare")
+def compare(
+    files: Annotated[list[Path], typer.Argument(help="JSON files that `lvgan eval` wrote.", show_default=False)],
+) -> None:
+    """One table of the scores in several files; refuses scores that were measured in different ways."""
+    from lvgan.evaluation import protocol
+
+    typer.echo(protocol.compare(files))
 
 
 def _newest_run() -> tuple[list[str], Path]:
@@ -106,51 +123,35 @@ def _newest_run() -> tuple[list[str], Path]:
 
 
 def _open_all(operands: list[str], device: torch.device, size: Size | None) -> list[ClipSource]:
-    """A source for each operand; footage and videos are brought to the size of the first network."""
-    from lvgan.evaluation.models import open_model
+    """A source for each operand, all of one size, which is told."""
+    from lvgan.evaluation.operands import open_operands
 
-    split = [_label(text) for text in operands]
-    models = {text: open_model(text, device, label) for label, text in split if _is_model(text)}
-    common = size or next((model.size for model in models.values()), None)
-    return [models[text] if text in models else _open_footage(text, label, common) for label, text in split]
+    sources = open_operands(operands, device, size)
+    common = getattr(sources[0], "size", None)
+    if any(getattr(source, "native", common) != common for source in sources):
+        typer.echo(f"all brought to {common}: cut about the centre, resized with Lanczos (--size chooses another)")
+    return sources
 
 
 def _label(text: str) -> tuple[str | None, str]:
-    """``LABEL=PATH`` as its parts; a file whose name holds a = is a path."""
-    label, equals, path = text.partition("=")
-    return (label, path) if equals and label and not Path(text).exists() else (None, text)
+    from lvgan.evaluation.operands import split_label
+
+    return split_label(text)
 
 
 def _is_model(text: str) -> bool:
-    path = Path(text)
-    return path.suffix == ".pt" or (path / "checkpoints").is_dir() or ("+" in text and not path.exists())
+    from lvgan.evaluation.operands import Operand
 
-
-def _open_footage(text: str, label: str | None, size: Size | None) -> ClipSource:
-    from lvgan.data.shards import find_resolutions
-    from lvgan.evaluation.sources import open_source
-
-    path = Path(text)
-    if path.is_dir() and (shards := find_resolutions(path)) and size not in shards:
-        size = None  # no such resolution: its largest
-    source = open_source(path, label=label, size=None if _is_resolution(path) else size)
-    assert source is not None  # checkpoints were taken out before
-    return source
-
-
-def _is_resolution(path: Path) -> bool:
-    import re
-
-    return re.fullmatch(r"\d{4}x\d{4}", path.name) is not None
+    return Operand.parse(text).is_model
 
 
 def measure(
-    sources: list[ClipSource], folder: Path, *, clips: int, frames: int, bins: int = 20, seed: int = 0
+    sources: list[ClipSource], folder: Path, *, clips: int, frames: int, bins: int = 20, seed: int = 0, workers: int = 1
 ) -> dict[str, Path]:
     """Measure, print and write the curves; the files by extension. The first shards are the reference."""
     from tqdm import tqdm
 
-    from lvgan.evaluation.color import curve_area, measure_similarity
+    from lvgan.evaluation.color import curve_area, measure_similarity, similarity_score
     from lvgan.evaluation.plots import plot_similarity, write_curves_csv, write_curves_json
     from lvgan.evaluation.sources import ShardSource
 
@@ -164,22 +165,33 @@ def measure(
 
             curves.append(
                 measure_similarity(
-                    source, clips=clips, frames=frames, seed=seed, bins=bins, real=real, progress=advance
+                    source,
+                    clips=clips,
+                    frames=frames,
+                    seed=seed,
+                    bins=bins,
+                    real=real,
+                    workers=workers,
+                    progress=advance,
                 )
             )
-    reference = next((curve for curve in curves if curve.real), curves[0])
-    areas = []
-    for curve in curves:
-        line = f"{curve.label}: {curve.clips} clips, similarity {curve.mean[-1]:.3f} after {frames - 1} frames"
+    place = next((i for i, curve in enumerate(curves) if curve.real), 0)
+    reference = curves[place]
+    areas, scores = [], []
+    for curve, source in zip(curves, sources, strict=True):
+        asked = "" if curve.clips == clips else f" of {clips} asked for"
+        unit = "clip" if curve.clips == 1 else "clips"
+        line = f"{curve.label}: {curve.clips} {unit}{asked}, similarity {curve.mean[-1]:.3f} after {frames - 1} frames"
         if curve is not reference and curve.protocol["size"] == reference.protocol["size"]:
             area = curve_area(curve, reference)
             areas.append((curve.label, reference.label, area))
+            scores.append(similarity_score(curve, reference, (source, sources[place]), area))
             line += f"; area to {reference.label} {area.area:.4f} ({area.low:.4f} to {area.high:.4f})"
         typer.echo(line)
     files = {suffix: folder / f"color-sim.{suffix}" for suffix in ("png", "pdf", "csv", "json")}
     plot_similarity(curves, files["png"], files["pdf"])
     write_curves_csv(curves, files["csv"])
-    write_curves_json(curves, files["json"], areas)
+    write_curves_json(curves, files["json"], areas, scores)
     typer.echo(f"wrote {files['png']}, .pdf, .csv and .json")
     return files
 

@@ -10,13 +10,18 @@ Source: shared facts, chapter 5 (evaluation).
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lvgan.errors import DataError
+from lvgan.evaluation.native_color import shared_pixels
+from lvgan.evaluation.protocol import COLOR_SIMILARITY, Score, describe, record
 from lvgan.version import __version__
 
 if TYPE_CHECKING:
@@ -51,26 +56,46 @@ def byte_bins(bins: int) -> np.ndarray:
     return (2 * np.arange(256) * (bins - 1) + 255) // 510
 
 
+@lru_cache(maxsize=8)
+def _tables(bins: int, channels: int) -> tuple[np.ndarray, ...]:
+    """Shares of a pixel's joint bin by its bytes: of red and green together [65536] and of blue [256], or of grey."""
+    bin_of, kind = byte_bins(bins), np.min_scalar_type(bins**channels - 1)  # narrow ones halve the time
+    if channels == 1:
+        return (bin_of.astype(kind),)
+    pairs = np.arange(1 << 16)  # as two bytes in memory: red is the low one
+    return ((bin_of[pairs & 255] * bins + bin_of[pairs >> 8]) * bins).astype(kind), bin_of.astype(kind)
+
+
+def _byte_cells(frame: np.ndarray, bins: int) -> np.ndarray:
+    """Joint bin of each pixel of a uint8 frame: [H * W]. Looks red and green up at once: the look-ups are the cost."""
+    tables = _tables(bins, frame.shape[-1])
+    pixels = np.ascontiguousarray(frame).reshape(-1, frame.shape[-1])
+    # No index is out of range, so "clip" changes none; it spares the test of each of them.
+    if len(tables) == 1:
+        return tables[0].take(pixels[:, 0], mode="clip")
+    pairs = np.ndarray(len(pixels), "<u2", pixels, strides=(3,))
+    cells = tables[0].take(pairs, mode="clip")
+    cells += tables[1].take(pixels[:, 2], mode="clip")
+    return cells
+
+
+def _float_cells(frame: np.ndarray, bins: int) -> np.ndarray:
+    """Joint bin of each pixel of a float frame: [H * W]."""
+    values = frame.astype(np.float32, copy=False) if frame.dtype == np.float16 else frame
+    if not np.isfinite(values).all():
+        raise DataError(
+            "a frame holds NaN or infinite values where finite ones in [-1, 1] were expected: "
+            "check the model or the file that it came from"
+        )
+    cells = np.floor((values / 2 + 0.5) * (bins - 1) + 0.5).clip(0, bins - 1).astype(np.int64)
+    places = bins ** np.arange(frame.shape[-1])[::-1]
+    return (cells * places).sum(axis=-1).ravel()
+
+
 def _frame_counts(frame: np.ndarray, bins: int) -> np.ndarray:
     """Pixels of one frame in each joint bin, int64 [bins ** C]; the last channel varies fastest."""
-    channels = frame.shape[-1]
-    kind = np.min_scalar_type(bins**channels - 1)  # narrow indices halve the time
-    index = np.zeros(frame.shape[:2], kind)
-    if frame.dtype == np.uint8:
-        table = byte_bins(bins)
-        for c in range(channels):
-            index += np.take((table * bins ** (channels - 1 - c)).astype(kind), frame[..., c])
-    else:
-        values = frame.astype(np.float32, copy=False) if frame.dtype == np.float16 else frame
-        if not np.isfinite(values).all():
-            raise DataError(
-                "a frame holds NaN or infinite values where finite ones in [-1, 1] were expected: "
-                "check the model or the file that it came from"
-            )
-        cells = np.floor((values / 2 + 0.5) * (bins - 1) + 0.5).clip(0, bins - 1).astype(kind)
-        for c in range(channels):
-            index += cells[..., c] * kind.type(bins ** (channels - 1 - c))
-    return np.bincount(index.ravel(), minlength=bins**channels)
+    cells = _byte_cells(frame, bins) if frame.dtype == np.uint8 else _float_cells(frame, bins)
+    return np.bincount(cells, minlength=bins ** frame.shape[-1])
 
 
 def color_histogram(frames: np.ndarray, bins: int = BINS) -> np.ndarray:
@@ -98,6 +123,10 @@ def color_similarity(clip: np.ndarray, bins: int = BINS) -> np.ndarray:
     Takes what :func:`color_histogram` takes, frame by frame, so its memory does not grow with T.
     """
     clip = _check_frames(clip, bins)
+    compiled = shared_pixels() if clip.dtype == np.uint8 else None
+    if compiled is not None:
+        places = bins ** np.arange(clip.shape[-1])[::-1]
+        return compiled(clip, byte_bins(bins) * places[:, None]) / (clip.shape[1] * clip.shape[2])
     first = _frame_counts(clip[0], bins)
     shared = [np.minimum(first, _frame_counts(frame, bins)).sum() for frame in clip]
     return np.asarray(shared, np.float64) / (clip.shape[1] * clip.shape[2])
@@ -138,13 +167,38 @@ class CurveAccumulator:
 
     def add(self, clip: np.ndarray) -> np.ndarray:
         """Add a clip [T, H, W, C]; returns its curve [T]. All clips must have one shape."""
-        shape = tuple(clip.shape)
-        if self._curves and shape != self._shape:
+        self._check(tuple(clip.shape))
+        return self._keep(tuple(clip.shape), color_similarity(clip, self.bins))
+
+    def add_all(self, clips: Iterable[np.ndarray], workers: int = 1) -> Iterator[np.ndarray]:
+        """Add clips, `workers` at a time in threads; gives their curves in the order of the clips.
+
+        Each curve is a function of its clip, so nothing depends on `workers`. At most 2 `workers` clips are in
+        memory.
+        """
+        if workers == 1:
+            yield from map(self.add, clips)
+            return
+        waiting: deque[tuple[tuple[int, ...], Future[np.ndarray]]] = deque()
+        with ThreadPoolExecutor(workers) as pool:
+            for clip in clips:
+                self._check(tuple(clip.shape))
+                waiting.append((tuple(clip.shape), pool.submit(color_similarity, clip, self.bins)))
+                self._shape = tuple(clip.shape)
+                if len(waiting) >= 2 * workers:
+                    shape, curve = waiting.popleft()
+                    yield self._keep(shape, curve.result())
+            for shape, curve in waiting:
+                yield self._keep(shape, curve.result())
+
+    def _check(self, shape: tuple[int, ...]) -> None:
+        if self._shape and shape != self._shape:
             raise DataError(
                 f"{self.label}: a clip is {_shape_text(shape)} while the earlier ones are "
                 f"{_shape_text(self._shape)}: bring all clips to one length and size"
             )
-        curve = color_similarity(clip, self.bins)
+
+    def _keep(self, shape: tuple[int, ...], curve: np.ndarray) -> np.ndarray:
         self._shape = shape
         self._curves.append(curve)
         return curve
@@ -185,6 +239,7 @@ def measure_similarity(
     seed: int = 0,
     bins: int = BINS,
     real: bool = False,
+    workers: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> SimilarityCurve:
     """Colour similarity of `clips` random clips of a source, with its protocol.
@@ -196,19 +251,19 @@ def measure_similarity(
         seed: chooses the clips.
         bins: bins a channel.
         real: footage, not a model.
+        workers: threads; no result depends on them.
         progress: called with the number of clips done after each of them.
 
     Raises:
         DataError: the source holds no clip of that length.
     """
-    if clips < 1 or frames < 2:
-        raise ValueError(f"clips must be 1 or more and frames 2 or more, not {clips} and {frames}")
+    if clips < 1 or frames < 2 or workers < 1:
+        raise ValueError(f"clips and workers must be 1 or more and frames 2 or more, not {clips}, {workers}, {frames}")
     total = CurveAccumulator(source.label, bins, real=real)
-    for done, clip in enumerate(source.clips(clips, frames, seed), start=1):
-        total.add(clip)
+    for done, _ in enumerate(total.add_all(source.clips(clips, frames, seed), workers), start=1):
         if progress is not None:
             progress(done)
-    return total.result({"clips_asked": clips, "seed": seed, "source": source.describe()})
+    return total.result({"clips_asked": clips, "seed": seed, "source": describe(source)})
 
 
 def check_comparable(*curves: SimilarityCurve, settings: Sequence[str] = SHARED_SETTINGS) -> None:
@@ -259,6 +314,7 @@ def curve_area(
     absolute distance of the redrawn difference from the measured one with probability `confidence`;
     by the triangle inequality area - r ... area + r then covers at least that often.
     Clips count as independent: where many are cut from a few videos, the interval is too narrow.
+    One clip says nothing about the others: the interval is then all that is possible, 0 to 1.
 
     Raises:
         DataError: the curves were measured with different settings.
@@ -266,6 +322,8 @@ def curve_area(
     check_comparable(a, b)
     rng = np.random.default_rng(seed)
     difference = (a.mean - b.mean)[1:]
+    if min(a.clips, b.clips) == 1:
+        return CurveArea(float(np.abs(difference).mean()), 0.0, 1.0, confidence)
     distances = np.empty(resamples)
     for i in range(resamples):
         redrawn = _redrawn_mean(a.per_clip[:, 1:], rng) - _redrawn_mean(b.per_clip[:, 1:], rng)
@@ -279,3 +337,37 @@ def _redrawn_mean(curves: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Mean of as many clips drawn from `curves` [clips, T] with replacement: [T]."""
     clips = len(curves)
     return rng.multinomial(clips, np.full(clips, 1 / clips)) @ curves / clips
+
+
+def similarity_score(
+    curve: SimilarityCurve,
+    reference: SimilarityCurve,
+    sources: tuple[ClipSource, ClipSource],
+    area: CurveArea,
+) -> Score:
+    """The area between a curve and the data's as a score; its sign and the curves' last values in the details.
+
+    Args:
+        curve, reference: of the model and of the data.
+        sources: of both, in this order.
+        area: :func:`curve_area` of both.
+    """
+    signed = float((curve.mean - reference.mean)[1:].mean())
+    details = {
+        "signed_area": signed,
+        "reading": "changes too slowly" if signed > 0 else "changes too fast",
+        "distinct": area.low > 0,
+        "clips": {"model": curve.clips, "real": reference.clips},
+        "last": {"model": float(curve.mean[-1]), "real": float(reference.mean[-1])},
+    }
+    protocol = record(
+        f"{COLOR_SIMILARITY} area",
+        sources={"model": sources[0], "real": sources[1]},
+        clips=curve.protocol["clips_asked"],
+        frames=curve.protocol["frames"],
+        size=curve.protocol["size"],
+        seeds=[curve.protocol["seed"]],
+        bins=curve.protocol["bins"],
+        confidence=area.confidence,
+    )
+    return Score(f"{COLOR_SIMILARITY} area", area.area, None, (area.low, area.high), details, protocol)

@@ -11,53 +11,88 @@ import torch
 
 from lvgan import checkpoint as ckpt
 from lvgan.errors import DataError
-from lvgan.evaluation.sources import FunctionSource, Numbered, ShardSource, Wanted
+from lvgan.evaluation.sources import FunctionSource, Numbered, ShardSource, StoredSource, Wanted, fit_frame
 from lvgan.generate.generators import load_generators, load_sr, to_channels, upscale
 from lvgan.generate.output import frame_array
 from lvgan.generate.timeline import Frames
+from lvgan.pixels import from_bytes
 from lvgan.seeding import derive
 from lvgan.sizes import Size
 
 
+class _Fitted:
+    """Frames of another size, each cut and resized as stored pictures are."""
+
+    def __init__(self, video: Frames, size: Size) -> None:
+        self._video, self._size = video, size
+
+    def clip(self, start: int, count: int) -> torch.Tensor:
+        """Frames as float ``[C, count, H, W]``, in steps of a byte."""
+        frames = [fit_frame(frame_array(frame), self._size) for frame in self._video.clip(start, count).unbind(1)]
+        return from_bytes(torch.from_numpy(np.stack(frames)).permute(3, 0, 1, 2))
+
+
 class ModelSource(FunctionSource):
-    """Clips of a low-resolution checkpoint, a pair or a bundle: one seed a clip, from frame 0."""
+    """Clips of a low-resolution checkpoint, a pair or a bundle: one seed a clip, from frame 0.
+
+    Attributes:
+        native: the size that the network makes.
+        size: the size of the clips; assign another to have them fitted.
+    """
 
     def __init__(self, path: Path, sr_path: Path | None, device: torch.device, label: str) -> None:
-        generators = load_generators(path, sr_path, device)
-        self._generators = generators
-        network = generators.sr or generators.lr
-        self.size = Size(*network.size)
+        path, sr_path = ckpt.find_pair(path, sr_path)
+        self._generators = load_generators(path, sr_path, device)
+        network = self._generators.sr or self._generators.lr
+        self.native = self.size = Size(*network.size)
+        self._files = [ckpt.find(file) for file in (path, sr_path) if file is not None]
 
         def make(index: int, frames: int, seed: int) -> np.ndarray:
             return clip_array(self.video(index, seed), frames)
 
         record = {
-            "checkpoint": str(ckpt.find(path)),
-            "super_resolution": None if sr_path is None else str(ckpt.find(sr_path)),
+            "checkpoint": str(self._files[0]),
+            "super_resolution": str(self._files[1]) if len(self._files) > 1 else None,
         }
         super().__init__(label, make, record)
 
     def video(self, index: int, seed: int) -> Frames:
         """The endless video of which clip `index` is the beginning."""
-        return self._generators.video(derive(seed, "clip", index))
+        video = self._generators.video(derive(seed, "clip", index))
+        return video if self.size == self.native else _Fitted(video, self.size)
+
+    def describe(self) -> dict[str, Any]:
+        """The files, with their SHA-256."""
+        return {**super().describe(), "fingerprint": _fingerprint(self._files)}
+
+
+def _fingerprint(files: list[Path]) -> str:
+    return "sha256:" + "+".join(ckpt.content_hash(file) for file in files)
 
 
 class UpscaledSource:
-    """Clips of a super-resolution checkpoint on the real low-resolution clips of its data."""
+    """Clips of a super-resolution network on low-resolution ones: those of its own data, or any source of clips.
 
-    def __init__(self, path: Path, device: torch.device, label: str) -> None:
-        path = ckpt.find(path)
-        loaded = ckpt.load(path)
-        data = (loaded["sr"] if loaded["stage"] == "bundle" else loaded)["config"]["data"]
-        if not Path(data["path"]).is_dir():
-            raise DataError(
-                f"{path} was trained on {data['path']}, which is gone; its low-resolution frames are needed"
-            )
+    Attributes:
+        native: the size that the network makes.
+        size: the size of the clips; assign another to have them fitted.
+    """
+
+    def __init__(self, path: Path, device: torch.device, label: str, low: StoredSource | None = None) -> None:
+        self._file = ckpt.find(path)
+        self._generator, low_size = load_sr(self._file, device)
+        if low is None:
+            loaded = ckpt.load(self._file)
+            data = Path((loaded["sr"] if loaded["stage"] == "bundle" else loaded)["config"]["data"]["path"])
+            if not data.is_dir():
+                raise DataError(
+                    f"{self._file} was trained on {data}, which is gone; name low-resolution frames, as in "
+                    f"SHARDS+{self._file.name}"
+                )
+            low = ShardSource(data, label, low_size)
         self.label = label
-        self._generator, low = load_sr(path, device)
-        self._low = ShardSource(data["path"], label, low)
-        self.size = Size(*self._generator.size)
-        self._record = {"kind": "super-resolution of real low resolution", "checkpoint": str(path)}
+        self._low = low
+        self.native = self.size = Size(*self._generator.size)
 
     def clips(self, count: int, frames: int, seed: int) -> Iterator[np.ndarray]:
         """At most `count` random clips, uint8 [frames, H, W, 1 or 3]."""
@@ -68,15 +103,24 @@ class UpscaledSource:
         for index, clip in self._low.numbered(count, frames, seed, wanted):
             source = (to_channels(f, self._generator.channels) for f in torch.from_numpy(clip).permute(0, 3, 1, 2))
             high = upscale(source, self._generator, derive(seed, "latent", index))
-            yield index, np.stack([frame_array(frame) for frame in high])
+            arrays = (frame_array(frame) for frame in high)
+            yield (
+                index,
+                np.stack(list(arrays) if self.size == self.native else [fit_frame(a, self.size) for a in arrays]),
+            )
 
     def weights(self, count: int, frames: int, seed: int) -> np.ndarray:
         """Those of the input's clips."""
         return self._low.weights(count, frames, seed)
 
     def describe(self) -> dict[str, Any]:
-        """The checkpoint and its input."""
-        return {**self._record, "input": self._low.describe()}
+        """The checkpoint with its SHA-256, and its input."""
+        return {
+            "kind": "super-resolution of low-resolution frames",
+            "checkpoint": str(self._file),
+            "fingerprint": _fingerprint([self._file]),
+            "input": self._low.describe(),
+        }
 
 
 def clip_array(video: Frames, frames: int) -> np.ndarray:

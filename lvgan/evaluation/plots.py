@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lvgan.evaluation.color import CurveArea, SimilarityCurve, check_comparable
 from lvgan.evaluation.files import write_whole
+from lvgan.evaluation.protocol import COLOR_SIMILARITY, FORMAT, Score, as_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +25,8 @@ FPS = 30  # frames a second of all prepared footage
 INK = "#222222"
 # Okabe and Ito's palette, told apart with any kind of colour vision, without its yellow (too pale on white).
 MODEL_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-MODEL_DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)))
+# Five: no curve shares colour and dashes with one of the 29 after it.
+MODEL_DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)), (0, (10, 3)))
 REAL_DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1.5, 1.5)))
 
 
@@ -63,14 +65,15 @@ def _draw(curves: Sequence[SimilarityCurve]) -> Figure:
     axes = figure.add_subplot()
     sized = len({curve.protocol["size"] for curve in curves}) > 1
     models = reals = 0
+    shade = 0.13 if len(curves) <= 4 else 0.06  # many bands over one another hide the curves
     for curve in sorted(curves, key=lambda c: not c.real):  # footage below, models above it
         name = _legend_text(curve, sized)
         if curve.real:
-            _draw_curve(axes, curve, name, INK, REAL_DASHES[reals % len(REAL_DASHES)], 10 + reals)
+            _draw_curve(axes, curve, name, INK, REAL_DASHES[reals % len(REAL_DASHES)], 10 + reals, shade)
             reals += 1
         else:
             color = MODEL_COLORS[models % len(MODEL_COLORS)]
-            _draw_curve(axes, curve, name, color, MODEL_DASHES[models % len(MODEL_DASHES)], 20 + models)
+            _draw_curve(axes, curve, name, color, MODEL_DASHES[models % len(MODEL_DASHES)], 20 + models, shade)
             models += 1
     _label(axes, len(curves[0].mean), curves)
     return figure
@@ -82,10 +85,12 @@ def _legend_text(curve: SimilarityCurve, sized: bool) -> str:
     return f" {text}" if text.startswith("_") else text  # matplotlib hides what starts with _
 
 
-def _draw_curve(axes: Axes, curve: SimilarityCurve, name: str, color: str, dashes: Any, order: int) -> None:
+def _draw_curve(
+    axes: Axes, curve: SimilarityCurve, name: str, color: str, dashes: Any, order: int, shade: float
+) -> None:
     t = range(len(curve.mean))
     low, high = (curve.mean - curve.std).clip(0, 1), (curve.mean + curve.std).clip(0, 1)
-    axes.fill_between(t, low, high, color=color, alpha=0.13, linewidth=0, zorder=1)
+    axes.fill_between(t, low, high, color=color, alpha=shade, linewidth=0, zorder=1)
     for edge in (low, high):  # overlapping bands stay apart
         axes.plot(t, edge, color=color, alpha=0.35, linewidth=0.6, zorder=2)
     width = 2.4 if curve.real else 1.8
@@ -149,6 +154,7 @@ def write_curves_json(
     curves: Sequence[SimilarityCurve],
     path: str | os.PathLike[str],
     areas: Sequence[tuple[str, str, CurveArea]] = (),
+    scores: Sequence[Score] = (),
 ) -> None:
     """Write curves with the protocol of each: bins, clips, frames, seed, size, source, versions.
 
@@ -156,12 +162,13 @@ def write_curves_json(
         curves: what to write.
         path: the file.
         areas: distances of curves: label, label, :func:`lvgan.evaluation.color.curve_area` of the two.
+        scores: for :func:`lvgan.evaluation.protocol.read_scores`.
 
     Raises:
         MachineError: the file cannot be written.
     """
     record = {
-        "measure": "color similarity",
+        "measure": COLOR_SIMILARITY,
         "curves": [
             {
                 "label": curve.label,
@@ -183,6 +190,8 @@ def write_curves_json(
             }
             for a, b, found in areas
         ],
+        "lvgan_scores": FORMAT,
+        "scores": as_json(scores),
     }
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     write_whole(path, lambda file: file.write(text.encode()))

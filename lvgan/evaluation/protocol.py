@@ -17,21 +17,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lvgan import __version__
 from lvgan.errors import DataError
 from lvgan.evaluation.files import write_whole
+from lvgan.version import __version__
 
 if TYPE_CHECKING:
     from lvgan.evaluation.sources import ClipSource
 
 FORMAT = 1  # of the files
 FPS = 30
+FIT = "centre cut to the aspect ratio, Lanczos"  # how every source is brought to the size
 COLOR_SIMILARITY = "color similarity"
 MODEL = "model"  # the role of what is evaluated: the one source that may differ between comparable scores
 # Of the source that is evaluated, these say how it is looked at, the rest what it is.
-FIXED_OF_MODEL = ("size", "fps", "fit")
+FIXED_OF_MODEL = ("size", "fps", "fit", "input")
 # Of a reference, these say where it lies, not what it is. (`long_enough` follows from data and frames.)
 FREE_OF_REFERENCE = ("label", "path")
+UPSCALED = "super-resolution of real frames"
 FREE = ("versions", "device", "processes")  # no result may depend on them; versions are told under the table
 
 
@@ -62,12 +64,18 @@ class Score:
         model: dict[str, Any] = sources.get(MODEL) or next(iter(sources.values()), {})
         return str(model.get("label", "?"))
 
+    @property
+    def column(self) -> str:
+        """Of a table: the metric; super-resolution of real frames stands in one of its own."""
+        model = (self.protocol.get("sources") or {}).get(MODEL) or {}
+        return f"{self.metric}, {UPSCALED}" if model.get("input") is not None else self.metric
+
 
 def describe(source: ClipSource) -> dict[str, Any]:
     """Label, kind, path, fingerprint, size, frames a second ... of a source; JSON values only."""
-    size = getattr(source, "size", None)
-    known = {"label": source.label, "size": None if size is None else str(size), "fps": FPS}
-    return {**known, **source.describe()}
+    sizes = {"size": getattr(source, "size", None), "native_size": getattr(source, "native", None)}
+    known = {key: str(size) for key, size in sizes.items() if size is not None}
+    return {"label": source.label, **source.describe(), **known, "fps": FPS, "fit": FIT}
 
 
 def versions() -> dict[str, str]:
@@ -226,6 +234,7 @@ def _first_format(content: dict[str, Any]) -> Iterator[Score]:
             "seeds": [old["seed"]],
             "detector": None,
             "bins": old["bins"],
+            "confidence": area["confidence"],
             "versions": old["versions"],
         }
         yield Score(protocol["metric"], area["area"], None, (area["low"], area["high"]), {}, protocol)
@@ -246,6 +255,8 @@ def _settings(protocol: dict[str, Any]) -> dict[str, Any]:
     for role, source in (protocol.get("sources") or {}).items():
         if role == MODEL:
             kept = {key: source.get(key) for key in FIXED_OF_MODEL}
+            if kept["input"] is not None:  # a network on real low-resolution frames is another protocol
+                kept["input"] = kept["input"].get("fingerprint")
         else:
             kept = {key: value for key, value in source.items() if key not in FREE_OF_REFERENCE}
             if "fingerprint" in kept:  # says it all, but for how it was looked at
@@ -271,7 +282,7 @@ def check_protocols(scores: Sequence[tuple[str, Score]]) -> None:
     """
     first: dict[str, tuple[str, Score]] = {}
     for where, score in scores:
-        start, reference = first.setdefault(score.metric, (where, score))
+        start, reference = first.setdefault(score.column, (where, score))
         found = difference(reference.protocol, score.protocol)
         if found is not None:
             name, ours, theirs = found
@@ -302,10 +313,10 @@ def compare(files: Sequence[str | os.PathLike[str]]) -> str:
 
 def table(found: Sequence[tuple[str, Score]]) -> str:
     """The scores as text, their shared protocol and differing versions under them."""
-    metrics = list(dict.fromkeys(score.metric for _, score in found))
+    metrics = list(dict.fromkeys(score.column for _, score in found))
     rows: dict[tuple[str, str], dict[str, list[str]]] = {}
     for where, score in found:
-        rows.setdefault((score.label, where), {}).setdefault(score.metric, []).append(_value_text(score))
+        rows.setdefault((score.label, where), {}).setdefault(score.column, []).append(_value_text(score))
     labels = [label for label, _ in rows]
     cells = [["", *metrics]]
     for (label, where), values in rows.items():
@@ -330,7 +341,7 @@ def _value_text(score: Score) -> str:
 
 def _notes(found: Sequence[tuple[str, Score]], metrics: Sequence[str]) -> Iterator[str]:
     for metric in metrics:
-        protocol = next(score.protocol for _, score in found if score.metric == metric)
+        protocol = next(score.protocol for _, score in found if score.column == metric)
         told = [f"{key} {protocol[key]}" for key in ("clips", "frames", "stride", "size") if protocol.get(key)]
         yield f"{metric}: {', '.join(told)}, seeds {', '.join(map(str, protocol.get('seeds', [])))}"
     known = {json.dumps(score.protocol.get("versions"), sort_keys=True) for _, score in found}

@@ -8,13 +8,11 @@ clips exist than were asked for, each of them is used once, and the record says 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
-import re
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +22,7 @@ from PIL import Image
 from lvgan.data.shards import ShardFolder, find_resolutions
 from lvgan.data.video import measure_duration, probe, read_frames
 from lvgan.errors import DataError, MediaError
+from lvgan.evaluation.files import files_below, hash_files, hash_lines
 from lvgan.seeding import derive
 from lvgan.sizes import Size
 
@@ -121,6 +120,7 @@ class _StoredSource(ABC):
         self.path = Path(path)
         self.label = label or (self.path.stem if self.path.is_file() else self.path.name) or str(self.path)
         self.size = size
+        self.native: Size | None = None  # before it was fitted, where known
         self._drawn: dict[str, Any] = {}
         self._fingerprint: str | None = None
 
@@ -224,7 +224,7 @@ class ArraySource(_IndexedSource):
         return np.stack([_fit(Image.fromarray(frame), self.size) for frame in clip])
 
     def _hash(self) -> str:
-        return _hash_files([self.path], self.path.parent)
+        return hash_files([self.path], self.path.parent)
 
 
 class FrameFolderSource(_IndexedSource):
@@ -239,7 +239,7 @@ class FrameFolderSource(_IndexedSource):
     def __init__(self, path: PathText, label: str | None = None, size: Size | None = None) -> None:
         super().__init__(path, label, size)
         folders: dict[Path, list[Path]] = {}
-        for file in _files(self.path):
+        for file in files_below(self.path):
             if file.suffix.lower() in IMAGE_SUFFIXES:
                 folders.setdefault(file.parent, []).append(file)
         if not folders:
@@ -263,7 +263,7 @@ class FrameFolderSource(_IndexedSource):
     def _hash(self) -> str:
         """Names and sizes in bytes: reading a million frames for it would take hours."""
         files = [file for folder in self._folders for file in folder]
-        return _hash_lines(f"{file.relative_to(self.path).as_posix()} {file.stat().st_size}" for file in files)
+        return hash_lines(f"{file.relative_to(self.path).as_posix()} {file.stat().st_size}" for file in files)
 
 
 def _read_picture(path: Path, size: Size | None) -> np.ndarray:
@@ -291,50 +291,26 @@ def _fit(picture: Image.Image, size: Size | None) -> np.ndarray:
     return np.asarray(picture.crop(box).resize((size.width, size.height), Image.Resampling.LANCZOS))
 
 
+def fit_frame(frame: np.ndarray, size: Size) -> np.ndarray:
+    """uint8 [h, w, 1 or 3], cut about its centre to the aspect ratio of `size` and resized (Lanczos): [H, W, C]."""
+    grey = frame.shape[-1] == 1
+    fitted = _fit(Image.fromarray(frame[..., 0] if grey else frame), size)
+    return fitted[..., None] if grey else fitted
+
+
 def _size_text(picture: np.ndarray) -> str:
     return f"{picture.shape[0]}x{picture.shape[1]}"
 
 
-def _natural(path: Path) -> list[tuple[int, int, str]]:
-    """Sort key under which frame_2 comes before frame_10."""
-    parts = re.split(r"(\d+)", path.as_posix())
-    return [(1, int(part), part) if part.isdecimal() else (0, 0, part) for part in parts]
-
-
-def _files(folder: Path) -> list[Path]:
-    """All files below a folder in natural order, without hidden ones."""
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return sorted((p for p in found if not any(x.startswith(".") for x in p.relative_to(folder).parts)), key=_natural)
-
-
-def _hash_lines(lines: Iterable[str]) -> str:
-    digest = hashlib.sha256()
-    for line in lines:
-        digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
-    return f"sha256:{digest.hexdigest()}"
-
-
-def _hash_files(files: Iterable[Path], root: Path) -> str:
-    """SHA-256 over names and contents."""
-
-    def lines() -> Iterator[str]:
-        for path in files:
-            digest = hashlib.sha256()
-            with open(path, "rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-            yield f"{path.relative_to(root).as_posix()} {digest.hexdigest()}"
-
-    return _hash_lines(lines())
-
-
 class ShardSource(_IndexedSource):
-    """Prepared shards at one of their resolutions; the largest where `size` is not given."""
+    """Prepared shards at one of their resolutions, the largest where `size` is not given; fitted to `fit`."""
 
     kind = "shards"
     unit = "clips"
 
-    def __init__(self, path: PathText, label: str | None = None, size: Size | None = None) -> None:
+    def __init__(
+        self, path: PathText, label: str | None = None, size: Size | None = None, fit: Size | None = None
+    ) -> None:
         folders = _shard_folders(Path(path))
         if not folders:
             raise DataError(f"{path} holds no folder such as 0064x0064 with shards: prepare it first")
@@ -342,7 +318,8 @@ class ShardSource(_IndexedSource):
             found = ", ".join(str(known) for known in folders)
             raise DataError(f"{path} has no shards of {size}, but of {found}: name one of these sizes")
         size = size or list(folders)[-1]
-        super().__init__(path, label, size)
+        super().__init__(path, label, fit or size)
+        self.native = size
         self._shards = ShardFolder(folders[size], size)
         self._clips = list(self._shards.clips.values())
 
@@ -350,11 +327,14 @@ class ShardSource(_IndexedSource):
         return [clip.frames for clip in self._clips]
 
     def _read(self, video: int, start: int, frames: int) -> np.ndarray:
-        return self._shards.read(self._clips[video].name, start, frames)
+        clip = self._shards.read(self._clips[video].name, start, frames)
+        if self.size is None or self.size == self.native:
+            return clip
+        return np.stack([fit_frame(frame, self.size) for frame in clip])
 
     def _hash(self) -> str:
         """Clip names with stored bytes and CRC-32 of every frame, in whichever shard they stand."""
-        return _hash_lines(f"{clip.name} {clip.members[:, 1:3].tolist()}" for clip in self._clips)
+        return hash_lines(f"{clip.name} {clip.members[:, 1:3].tolist()}" for clip in self._clips)
 
 
 def _shard_folders(path: Path) -> dict[Size, Path]:
@@ -376,8 +356,9 @@ class VideoSource(_StoredSource):
 
     def __init__(self, path: PathText, label: str | None = None, size: Size | None = None) -> None:
         super().__init__(path, label, size)
+        self._codecs: set[str] = set()
         if self.path.is_dir():
-            self._videos = [file for file in _files(self.path) if file.suffix.lower() in VIDEO_SUFFIXES]
+            self._videos = [file for file in files_below(self.path) if file.suffix.lower() in VIDEO_SUFFIXES]
         else:
             self._videos = [self.path]
         if not self._videos:
@@ -390,6 +371,7 @@ class VideoSource(_StoredSource):
         """Frames at 30 a second; 0 for one bad file among others, which is told and left out."""
         try:
             info = probe(path)
+            self._codecs.add(info.codec or "unknown")
             duration = measure_duration(path) if info.duration is None else info.duration
             length = round(duration * FPS)
             if abs(length - frames) <= FPS:  # headers are not exact, and here it matters
@@ -447,11 +429,18 @@ class VideoSource(_StoredSource):
         log.warning("%s: %d clips left out: %s", path, len(waiting), reason)
         self._drawn["lost"] = self._drawn.get("lost", 0) + len(waiting)
 
+    def describe(self) -> dict[str, Any]:
+        """What every stored source tells, and after :meth:`clips` the codecs."""
+        return {**super().describe(), "codecs": sorted(self._codecs)}
+
     def _hash(self) -> str:
-        return _hash_files(self._videos, self.path if self.path.is_dir() else self.path.parent)
+        return hash_files(self._videos, self.path if self.path.is_dir() else self.path.parent)
 
 
-def open_source(path: PathText, label: str | None = None, size: Size | None = None) -> ClipSource | None:
+StoredSource = ArraySource | FrameFolderSource | ShardSource | VideoSource
+
+
+def open_source(path: PathText, label: str | None = None, size: Size | None = None) -> StoredSource | None:
     """The clips at `path`, whatever they are stored as; None for a ``.pt`` checkpoint.
 
     Understands shards (the set or one resolution of it), a video, a folder of videos, a folder of
@@ -483,10 +472,10 @@ def open_source(path: PathText, label: str | None = None, size: Size | None = No
     )
 
 
-def _open_folder(path: Path, label: str | None, size: Size | None) -> ClipSource:
+def _open_folder(path: Path, label: str | None, size: Size | None) -> StoredSource:
     if _shard_folders(path):
         return ShardSource(path, label, size)
-    suffixes = {file.suffix.lower() for file in _files(path)}
+    suffixes = {file.suffix.lower() for file in files_below(path)}
     if suffixes & VIDEO_SUFFIXES:  # pictures beside videos are their thumbnails
         return VideoSource(path, label, size)
     if suffixes & IMAGE_SUFFIXES:

@@ -109,6 +109,12 @@ def ensure(kind: str = "cpu", say: Callable[[str], object] | None = None) -> Sta
         return _states[kind]
 
 
+def active_library(kind: str) -> Path | None:
+    """The library of `kind` that :func:`ensure` has loaded, if any; looks for none."""
+    status = _states.get(kind)
+    return status.path if status is not None and status.active else None
+
+
 def forget() -> None:
     """Let the next :func:`ensure` look again where there was no library (after building one)."""
     compilers.forget_answers()

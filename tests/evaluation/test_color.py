@@ -20,6 +20,7 @@ from lvgan.evaluation.color import (
     curve_area,
     measure_similarity,
 )
+from lvgan.evaluation.protocol import describe
 from lvgan.evaluation.sources import FunctionSource
 from tests.conftest import Golden
 from tests.helpers import assert_close_to_max
@@ -167,7 +168,7 @@ def test_measure_records_protocol_and_progress() -> None:
     for row, seed in zip(curve.per_clip, (5, 6, 7), strict=True):
         np.testing.assert_allclose(row, loop_similarity(noise(seed, 6, 4, 4, 3), 4), rtol=1e-13)
     assert {"clips_asked": 3, "seed": 5, "frames": 6, "bins": 4}.items() <= curve.protocol.items()
-    assert curve.protocol["source"] == source.describe()
+    assert curve.protocol["source"] == describe(source)
 
 
 def test_area_of_parallel_curves_is_their_distance() -> None:

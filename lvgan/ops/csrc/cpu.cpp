@@ -10,6 +10,7 @@
 #include <atomic>
 
 #include "bias_act_cpu.h"
+#include "color_cpu.h"
 #include "filtered_cpu.h"
 #include "stable.h"
 #include "upfirdn2d_cpu.h"
