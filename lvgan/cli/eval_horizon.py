@@ -116,6 +116,11 @@ def measure(sources: Sequence[ClipSource], folder: Path, plan: Plan) -> list[Sco
         mine = horizon_scores(measured, source, plan, *against)
         scores += mine
         typer.echo(_line(measured, mine))
+        if i != place and measured.size != horizons[place].size:
+            typer.echo(
+                f"{measured.label} is {measured.size} and {horizons[place].label} {horizons[place].size}: "
+                "their motion is not compared; --size brings both to one size"
+            )
     files = {suffix: folder / f"horizon.{suffix}" for suffix in ("png", "csv", "json")}
     plot_horizon(horizons, files["png"])
     for name, plot in (("drift", plot_drift), ("repetition", plot_repetition), ("motion", plot_motion)):
