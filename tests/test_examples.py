@@ -17,6 +17,7 @@ from tests import checkpoints
 from tests.clips import decode
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+SUBCOMMANDS = "color-sim|compare|fvd|fid|all|detectors|horizon|report|eval|networks|sample|info|verify|resize|data|cuts"
 
 
 @pytest.mark.parametrize("stage", ["lr", "sr"])
@@ -38,13 +39,7 @@ def test_commands_and_options_exist(path: Path) -> None:
     used = re.findall(r"^ *(?:pip .*&& )?lvgan ([a-z][a-z-]*)(.*?)(?:#.*|&& .*)?$", path.read_text(), re.MULTILINE)
     assert used
     for command, rest in used:
-        names = [
-            command,
-            *re.findall(
-                r"^ (color-sim|compare|fvd|fid|all|horizon|report|eval|networks|sample|info|verify|resize|data|cuts)\b",
-                rest,
-            ),
-        ]
+        names = [command, *re.findall(rf"^ ({SUBCOMMANDS})\b", rest)]
         text = CliRunner().invoke(app, [*names, "--help"]).output
         for option in re.findall(r"(?<= )--?[a-z][a-z-]*", rest):
             assert re.search(rf"(^|[\s,/]){re.escape(option)}\b", text), f"lvgan {command} has no {option}"

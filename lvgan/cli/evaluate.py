@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lvgan.cli import eval_horizon, eval_report
+from lvgan.cli import eval_distances, eval_horizon, eval_report
 
 if TYPE_CHECKING:
     import torch
@@ -199,5 +199,6 @@ def measure(
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     eval_horizon.register(eval_app)
+    eval_distances.register(eval_app)
     eval_report.register(eval_app)
     app.add_typer(eval_app)

@@ -238,7 +238,7 @@ def fetch_detector(known: KnownDetector, *, sha256: str | None = None, progress:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 _download(answer, partial, known.file, progress)
         except (urllib.error.URLError, TimeoutError, ConnectionError, EOFError) as error:
-            reason = getattr(error, "reason", None) or error
+            reason = error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", None) or error
             raise MachineError(
                 f"{known.file} could not be fetched from {known.url} ({reason}): try again later, or bring the file "
                 f"from another machine to {target}"
@@ -348,7 +348,7 @@ def _load_function(detector: Detector) -> Network:
         raise ConfigError(
             f"{detector.path} has no function {detector.function}, but {', '.join(names) or 'none at all'}: name one"
         )
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def _load_script(detector: Detector, device: Any) -> Network:
@@ -373,7 +373,7 @@ def _load_script(detector: Detector, device: Any) -> Network:
                 found = network(x.contiguous(), rescale=True, resize=True, return_features=True)
             else:
                 found = network(x[:, :, 0].contiguous(), return_features=True)
-        return found  # type: ignore[no-any-return]
+        return found
 
     return call
 

@@ -135,7 +135,7 @@ def too_few(count: int, features: int, label: str = "") -> str | None:
     why = "the covariance is singular" if count <= features else "the distance is biased upwards"
     return (
         f"{label + ': ' if label else ''}{count} clips are few for {features} features, {why}: compare only scores "
-        f"of equally many clips, and take {CLIPS_PER_FEATURE * features} or more, --extrapolate, or --metric kernel"
+        f"of equally many clips, and take {CLIPS_PER_FEATURE * features} or more, --extrapolate, or --kernel polynomial"
     )
 
 

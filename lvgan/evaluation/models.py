@@ -83,11 +83,11 @@ class UpscaledSource:
         self._generator, low_size = load_sr(self._file, device)
         if low is None:
             loaded = ckpt.load(self._file)
-            data = Path((loaded["sr"] if loaded["stage"] == "bundle" else loaded)["config"]["data"]["path"])
-            if not data.is_dir():
+            data = (loaded["sr"] if loaded["stage"] == "bundle" else loaded)["config"]["data"]["path"]
+            if not data or not Path(data).is_dir():
                 raise DataError(
-                    f"{self._file} was trained on {data}, which is gone; name low-resolution frames, as in "
-                    f"SHARDS+{self._file.name}"
+                    f"{self._file} was trained on {data or 'footage in no folder'}, which is gone; "
+                    f"name low-resolution frames, as in SHARDS+{self._file.name}"
                 )
             low = ShardSource(data, label, low_size)
         self.label = label

@@ -58,17 +58,20 @@ class Score:
     protocol: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def model(self) -> dict[str, Any]:
+        """What was evaluated, as :func:`describe` tells it."""
+        sources = self.protocol.get("sources") or {}
+        return dict(sources.get(MODEL) or next(iter(sources.values()), {}))
+
+    @property
     def label(self) -> str:
         """Name of what was evaluated."""
-        sources = self.protocol.get("sources") or {}
-        model: dict[str, Any] = sources.get(MODEL) or next(iter(sources.values()), {})
-        return str(model.get("label", "?"))
+        return str(self.model.get("label", "?"))
 
     @property
     def column(self) -> str:
         """Of a table: the metric; super-resolution of real frames stands in one of its own."""
-        model = (self.protocol.get("sources") or {}).get(MODEL) or {}
-        return f"{self.metric}, {UPSCALED}" if model.get("input") is not None else self.metric
+        return f"{self.metric}, {UPSCALED}" if self.model.get("input") is not None else self.metric
 
 
 def describe(source: ClipSource) -> dict[str, Any]:
@@ -312,18 +315,27 @@ def compare(files: Sequence[str | os.PathLike[str]]) -> str:
 
 
 def table(found: Sequence[tuple[str, Score]]) -> str:
-    """The scores as text, their shared protocol and differing versions under them."""
+    """The scores as text, their shared protocol and differing versions under them.
+
+    Models are rows, or columns where there are more metrics than models.
+    """
     metrics = list(dict.fromkeys(score.column for _, score in found))
+    # The same files under the same label are one model, wherever its scores were written.
     rows: dict[tuple[str, str], dict[str, list[str]]] = {}
+    wheres: dict[tuple[str, str], str] = {}
     for where, score in found:
-        rows.setdefault((score.label, where), {}).setdefault(score.column, []).append(_value_text(score))
+        key = (score.label, str(score.model.get("fingerprint") or where))
+        wheres.setdefault(key, where)
+        rows.setdefault(key, {}).setdefault(score.column, []).append(_value_text(score))
     labels = [label for label, _ in rows]
     cells = [["", *metrics]]
-    for (label, where), values in rows.items():
-        name = label if labels.count(label) == 1 else f"{label} ({where})"
+    for key, values in rows.items():
+        name = key[0] if labels.count(key[0]) == 1 else f"{key[0]} ({wheres[key]})"
         for line in range(max(len(v) for v in values.values())):
             texts = [values.get(metric, []) for metric in metrics]
             cells.append([name, *(t[line] if line < len(t) else "-" for t in texts)])
+    if len(metrics) > len(rows):
+        cells = [list(column) for column in zip(*cells, strict=True)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in cells]
     lines.insert(1, "  ".join("-" * width for width in widths))
@@ -340,12 +352,15 @@ def _value_text(score: Score) -> str:
 
 
 def _notes(found: Sequence[tuple[str, Score]], metrics: Sequence[str]) -> Iterator[str]:
+    told: dict[str, list[str]] = {}
     for metric in metrics:
         protocol = next(score.protocol for _, score in found if score.column == metric)
-        told = [f"{key} {protocol[key]}" for key in ("clips", "frames", "stride", "size") if protocol.get(key)]
-        yield f"{metric}: {', '.join(told)}, seeds {', '.join(map(str, protocol.get('seeds', [])))}"
-    known = {json.dumps(score.protocol.get("versions"), sort_keys=True) for _, score in found}
-    if len(known) > 1:
-        names = sorted({k for text in known for k in (json.loads(text) or {})})
-        seen = {n: sorted({str((json.loads(t) or {}).get(n, "unknown")) for t in known}) for n in names}
-        yield "versions differ: " + "; ".join(f"{n} {', '.join(v)}" for n, v in seen.items() if len(v) > 1)
+        parts = [f"{key} {protocol[key]}" for key in ("clips", "frames", "stride", "size") if protocol.get(key)]
+        text = f"{', '.join(parts)}, seeds {', '.join(map(str, protocol.get('seeds', [])))}"
+        told.setdefault(text, []).append(metric)
+    yield from (f"{'; '.join(names)}: {text}" for text, names in told.items())
+    known = [score.protocol.get("versions") or {} for _, score in found]
+    seen = {name: sorted({str(each.get(name, "unknown")) for each in known}) for each in known for name in each}
+    differing = [f"{name} {', '.join(values)}" for name, values in seen.items() if len(values) > 1]
+    if differing:
+        yield f"versions differ: {'; '.join(differing)}"

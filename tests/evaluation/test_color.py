@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lvgan.errors import DataError
+from lvgan.evaluation import color
 from lvgan.evaluation.color import (
     CurveAccumulator,
     SimilarityCurve,
@@ -19,9 +20,12 @@ from lvgan.evaluation.color import (
     color_similarity,
     curve_area,
     measure_similarity,
+    similarity_score,
 )
+from lvgan.evaluation.native_color import SharedPixels, shared_pixels
 from lvgan.evaluation.protocol import describe
 from lvgan.evaluation.sources import FunctionSource
+from lvgan.ops import native
 from tests.conftest import Golden
 from tests.helpers import assert_close_to_max
 
@@ -232,3 +236,69 @@ def test_what_cannot_be_measured_is_an_error() -> None:
     total.add(noise(0, 2, 4, 4, 3))
     with pytest.raises(DataError, match="2 frames of 4x5"):
         total.add(noise(0, 2, 4, 5, 3))
+
+
+@pytest.fixture
+def compiled() -> SharedPixels:
+    """The compiled loop, built if need be."""
+    status = native.ensure("cpu")
+    function = shared_pixels()
+    if function is None:
+        pytest.skip(f"no compiled operators: {status.reason}")
+    return function
+
+
+@pytest.mark.parametrize(("bins", "channels"), [(20, 3), (2, 3), (64, 3), (20, 1), (256, 1)])
+def test_the_compiled_loop_is_the_triple_loop(compiled: SharedPixels, bins: int, channels: int) -> None:
+    clip = noise(3, 4, 5, 7, channels) // np.array([1, 2, 8, 50], np.uint8)[:, None, None, None]
+    strided = np.repeat(clip, 2, axis=2)[:, :, ::2]  # not contiguous
+    assert color_similarity(strided, bins).tolist() == pytest.approx(loop_similarity(clip, bins), abs=1e-15)
+    places = bins ** np.arange(channels)[::-1]
+    shared = compiled(clip, byte_bins(bins) * places[:, None])
+    assert (shared / 35).tolist() == pytest.approx(loop_similarity(clip, bins), abs=1e-15)
+
+
+def test_without_the_compiled_loop_all_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = noise(5, 6, 9, 4, 3)
+    before = color_similarity(clip)
+    monkeypatch.setattr(color, "shared_pixels", lambda: None)
+    np.testing.assert_array_equal(color_similarity(clip), before)
+
+
+def test_workers_change_nothing() -> None:
+    source = FunctionSource("made", lambda index, frames, seed: noise(index, frames, 6, 6, 3))
+    curves = [measure_similarity(source, clips=11, frames=5, bins=3, workers=n) for n in (1, 2, 7)]
+    for curve in curves[1:]:
+        np.testing.assert_array_equal(curve.per_clip, curves[0].per_clip)
+        assert curve.protocol == curves[0].protocol
+    sizes = FunctionSource("made", lambda index, frames, seed: noise(index, frames, 6 + index, 6, 3))
+    for n in (1, 3):
+        with pytest.raises(DataError, match=r"a clip is 5 frames of 7x6 .* while the earlier ones are 5 frames of 6x6"):
+            measure_similarity(sizes, clips=4, frames=5, workers=n)
+
+
+def test_one_clip_says_nothing_about_others() -> None:
+    one, many = accumulate("one", np.full((2, 3), 0.5)), accumulate("many", np.full((9, 3), 0.75))
+    single = SimilarityCurve("one", one.mean, one.std, 1, one.protocol, one.per_clip[:1])
+    area = curve_area(single, many)
+    assert (area.area, area.low, area.high) == (0.25, 0.0, 1.0)
+
+
+def test_score_of_a_curve() -> None:
+    def source(label: str, drop: int) -> FunctionSource:
+        def make(index: int, frames: int, seed: int) -> np.ndarray:
+            clip = np.zeros((frames, 10, 10, 3), np.uint8)
+            clip[1:, : drop + index % 2] = 255
+            return clip
+
+        return FunctionSource(label, make)
+
+    sources = source("model", 4), source("footage", 1)
+    curves = [measure_similarity(s, clips=6, frames=4, seed=2) for s in sources]
+    area = curve_area(*curves)
+    score = similarity_score(curves[0], curves[1], sources, area)
+    assert score.value == pytest.approx(0.3)  # rows of 10 that changed: 4.5 against 1.5 of 10
+    assert score.details["signed_area"] == pytest.approx(-0.3)
+    assert score.details["reading"] == "changes too fast"
+    assert score.label == "model"
+    assert {"clips": 6, "frames": 4, "bins": 20, "seeds": [2], "size": "10x10"}.items() <= score.protocol.items()

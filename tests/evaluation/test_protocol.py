@@ -123,10 +123,20 @@ def test_metrics_have_columns_of_their_own(tmp_path: Path) -> None:
     assert [line.split(",")[0] for line in rest if line] == ["fvd: clips 1000", "fid: clips 50"]
 
 
+def test_scores_of_one_model_share_a_row_and_many_metrics_become_rows(tmp_path: Path) -> None:
+    same = {"sources__model__fingerprint": "sha256:1"}
+    scores = [made(tmp_path, metric=metric, value=i, **same) for i, metric in enumerate(("fvd", "fid", "drift"))]
+    files = [write(tmp_path / f"{i}.json", score) for i, score in enumerate(scores)]
+    above, _, *rows = pt.compare(files).splitlines()
+    assert above.split() == ["a"]
+    assert [row.split()[:2] for row in rows[:3]] == [["fvd", "0"], ["fid", "1"], ["drift", "2"]]
+    assert rows[4].startswith("fvd; fid; drift: clips 1000, frames 16, stride 8, size 8x8, seeds 0, 1")
+
+
 def test_super_resolution_alone_stands_apart(tmp_path: Path) -> None:
     alone = made(tmp_path, "sr", sources__model__input={"fingerprint": "sha256:2", "size": "4x4"})
     files = [write(tmp_path / "one.json", made(tmp_path)), write(tmp_path / "two.json", alone)]
-    assert pt.UPSCALED in pt.compare(files).splitlines()[0]
+    assert f"fvd, {pt.UPSCALED}" in pt.compare(files).splitlines()[0]
     other = copy.deepcopy(alone)
     other.protocol["sources"]["model"]["input"]["fingerprint"] = "sha256:3"
     with pytest.raises(DataError, match=r"model\.input"):
