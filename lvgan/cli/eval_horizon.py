@@ -20,7 +20,7 @@ def horizon(
     operands: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Shards, checkpoints (lr.pt, lr.pt+sr.pt, bundle.pt), runs, videos, folders; LABEL=PATH names one.",
+            help="[LABEL=]WHAT: shards, checkpoints, runs, bundles, videos, folders, .npy; or LOW+SR, as in color-sim.",
             show_default="the newest run and its data",
         ),
     ] = None,
@@ -41,7 +41,7 @@ def horizon(
     bins: Annotated[int, typer.Option(help="Histogram bins a colour.")] = 20,
     seed: Annotated[int, typer.Option(help="Chooses the videos.")] = 0,
     size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Resize videos to this.", show_default="as they are")
+        str | None, typer.Option(metavar="HxW", help="Bring all to this.", show_default="of the smallest network")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
@@ -116,6 +116,11 @@ def measure(sources: Sequence[ClipSource], folder: Path, plan: Plan) -> list[Sco
         mine = horizon_scores(measured, source, plan, *against)
         scores += mine
         typer.echo(_line(measured, mine))
+        if i != place and measured.size != horizons[place].size:
+            typer.echo(
+                f"{measured.label} is {measured.size} and {horizons[place].label} {horizons[place].size}: "
+                "their motion is not compared; --size brings both to one size"
+            )
     files = {suffix: folder / f"horizon.{suffix}" for suffix in ("png", "csv", "json")}
     plot_horizon(horizons, files["png"])
     for name, plot in (("drift", plot_drift), ("repetition", plot_repetition), ("motion", plot_motion)):

@@ -73,6 +73,7 @@ class Track:
         drift: similarity to the frame of each start after each time, float64 [starts, points]; NaN past the end.
         change: root mean square change from frame to frame, grey levels, float64 [dense - 1].
         thumbnails: float32 [dense, F].
+        size: of the frames, HxW.
     """
 
     name: str
@@ -146,13 +147,14 @@ def _add_similarity(
 
 @dataclass(frozen=True)
 class Horizon:
-    """Everything measured of one source.
+    """Everything measured of one source; 1.5 kB a dense frame, and no pixels.
 
     Attributes:
         label: of the source.
-        tracks: of its videos, without their thumbnails once `repetitions` is made.
+        tracks: of its videos.
         repetitions: one a video.
         times: of the drift curve.
+        size: of the frames, HxW.
         real: it is the footage that others are compared with.
     """
 

@@ -7,18 +7,22 @@ Memory never grows with the length of a video.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 
 from lvgan.errors import DataError, MediaError
-from lvgan.evaluation.models import ModelSource
-from lvgan.evaluation.sources import ClipSource, VideoSource, _IndexedSource
+from lvgan.evaluation.models import ModelSource, UpscaledSource
+from lvgan.evaluation.sources import ClipSource, VideoSource, _IndexedSource, fit_frame
+from lvgan.generate.generators import to_channels
 from lvgan.generate.output import frame_array
-from lvgan.generate.timeline import Frames
+from lvgan.generate.timeline import Frames, HeldEnds, SrVideo
+from lvgan.pixels import from_bytes
 from lvgan.seeding import derive
 
 log = logging.getLogger(__name__)
@@ -109,6 +113,31 @@ class _Clip:
             yield self.pictures[index]
 
 
+@dataclass(frozen=True)
+class _Upscaled:
+    """A stored video through a super-resolution network; frames that are not asked for are not computed."""
+
+    name: str
+    low: LongVideo
+    source: UpscaledSource
+    seed: int
+
+    @property
+    def length(self) -> int | None:
+        return self.low.length
+
+    def frames(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
+        network, size = self.source._generator, self.source.size
+        pictures = (torch.from_numpy(frame).permute(2, 0, 1) for frame in self.low.frames(itertools.count()))
+        low = HeldEnds(from_bytes(to_channels(picture, network.channels)) for picture in pictures)
+        high = SrVideo(low, network, self.seed)
+        for index in indices:
+            if not low.has(index):
+                return
+            frame = frame_array(high.clip(index, 1)[:, 0])
+            yield frame if size == self.source.native else fit_frame(frame, size)
+
+
 def long_videos(source: ClipSource, count: int, frames: int, shortest: int, seed: int) -> Iterator[LongVideo]:
     """At most `count` videos of a source.
 
@@ -130,6 +159,9 @@ def long_videos(source: ClipSource, count: int, frames: int, shortest: int, seed
             yield _Generated(f"seed {index}", source.video(index, seed))
     elif isinstance(source, (VideoSource, _IndexedSource)):
         yield from _longest(source, count, frames, shortest, seed)
+    elif isinstance(source, UpscaledSource):
+        for index, low in enumerate(_longest(source._low, count, frames, shortest, seed)):
+            yield _Upscaled(low.name, low, source, derive(seed, "latent", index))
     else:
         for index, clip in enumerate(source.clips(count, frames, seed)):
             if clip.nbytes > LARGEST_CLIP:

@@ -18,9 +18,11 @@ from lvgan.evaluation.color import color_similarity
 from lvgan.evaluation.horizon import Horizon, Plan, measure_horizon
 from lvgan.evaluation.horizon_plots import plot_drift, plot_horizon, plot_motion, plot_repetition
 from lvgan.evaluation.horizon_scores import horizon_scores, repetition_sentence, source_sentence, write_horizon_csv
-from lvgan.evaluation.models import open_model
+from lvgan.evaluation.long_videos import long_videos
+from lvgan.evaluation.models import UpscaledSource, open_model
 from lvgan.evaluation.protocol import Score, compare, read_scores, write_scores
 from lvgan.evaluation.sources import ArraySource, FunctionSource, open_source
+from lvgan.sizes import Size
 from tests import checkpoints
 from tests.evaluation.footage import fade, loop, noisy, scene
 
@@ -288,3 +290,19 @@ def test_plots_and_table(tmp_path: Path, footage: Horizon, scenes: list[np.ndarr
     assert (rows[0]["label"], rows[0]["frame"], rows[0]["videos"]) == ("footage", "0", "6")
     assert float(rows[0]["mean"]) == pytest.approx(1)
     assert {row["label"] for row in rows} == {"footage", "_a $5$ model"}
+
+
+def test_super_resolution_of_footage_computes_only_what_is_needed(tmp_path: Path) -> None:
+    _, high = checkpoints.make(tmp_path)
+    low = ArraySource(source(tmp_path, "low", *[scene(100, k) for k in range(2)]).path, size=Size(16, 16))
+    network = UpscaledSource(high, torch.device("cpu"), "sr", low)
+    (video,) = long_videos(network, 1, 100, 80, 0)
+    assert video.length == 100
+    far = list(video.frames([0, 3, 50, 99, 100]))
+    assert len(far) == 4
+    (again,) = long_videos(network, 1, 100, 80, 0)
+    every = list(again.frames(range(120)))
+    assert len(every) == 100
+    for index, frame in zip((0, 3, 50, 99), far, strict=True):
+        np.testing.assert_array_equal(frame, every[index])
+    assert measure_horizon(network, Plan(frames=100, dense=80, videos=1)).size == "32x32"
