@@ -13,7 +13,7 @@ from lvgan.errors import ConfigError
 from lvgan.training import precision
 from lvgan.training.session import Request, train_stage
 from lvgan.training.trainer import Trainer
-from tests.training.test_tasks import _task, shards  # noqa: F401  (a fixture)
+from tests.training.test_tasks import _task
 
 CPU = torch.device("cpu")
 STEPS = 5  # with R1 at two of them
