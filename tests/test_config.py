@@ -103,7 +103,7 @@ def test_words_that_yaml_takes_for_booleans_are_words_where_text_is_expected(wor
     path = tmp_path / "run.yaml"
     path.write_text(f"data:\n  cache: {word}\n")
     assert cfg.build("sr", cfg.load_file(path, "sr")).data.cache == "off"
-    with pytest.raises(ConfigError, match="data.cache is 'on', but one of auto, memory, off was expected"):
+    with pytest.raises(ConfigError, match="cache is 'on', but one of auto, memory, off was expected"):
         cfg.build("lr", cfg.parse_override("data.cache=on"))
     with pytest.raises(ConfigError, match="quotes"):
         cfg.build("lr", cfg.parse_override("training.wandb=no"))

@@ -168,7 +168,7 @@ def listing(content: object) -> dict[str, bytes]:
         (listing({"a": "1.png"}), "gives 'a' no list"),
         (listing({"a": [1]}), "gives 'a' no list"),
         (listing({"a": {"1.png": 0}}), "gives 'a' no list"),
-        (listing({"a": ["1.png", "2.png"]}), r"names a/2\.png, which is not there"),
+        (listing({"a": ["1.png", "2.png"]}), r"names 'a/2\.png', which is not there"),
         ({"frame_paths.json": b"\xff\xfe{", "a/1.png": packed(0)}, "is damaged"),
         ({"frame_paths.json": b"[" * 100_000}, "is damaged"),
         ({"frame_paths.json": b"", "a/1.png": packed(0)}, "is damaged"),
