@@ -19,7 +19,7 @@ from lvgan.sizes import LARGEST_SIDE, Size
 if TYPE_CHECKING:  # YAML would make every worker start later
     from lvgan.data.cuts import Interval
 
-FORMAT = 2  # counted up when the same footage and settings give other bytes
+FORMAT = 3  # counted up when the same footage and settings give other bytes
 
 
 @dataclass(frozen=True)

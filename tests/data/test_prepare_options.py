@@ -153,6 +153,8 @@ def test_still_and_black_clips(tmp_path: Path) -> None:
     assert {c.name: (c.static, c.black) for c in manifest.clips()} == {
         "moves": (False, False), "still": (True, False), "black": (True, True),
     }  # fmt: skip
+    again = run(raw, tmp_path / "split", scene_cut="auto")  # what shows nothing at all is no fade
+    assert list(again.clips()) == list(manifest.clips())
     manifest = run(raw, tmp_path / "dropped", scene_cut="off", drop_static=True)
     assert [c.name for c in manifest.clips()] == ["moves"]
     assert {s.path: s.skipped for s in manifest.skipped} == {

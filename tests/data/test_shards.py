@@ -143,7 +143,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
     expect("damaged", b"")
     expect("checksum differs", good[:200] + bytes([good[200] ^ 255]) + good[201:])
     write_zip(path, {"frame_paths.json": b'{"a": ["gone.jpg"]}'})
-    expect("a/gone.jpg, which is not there", path.read_bytes())
+    expect("'a/gone.jpg', which is not there", path.read_bytes())
     write_zip(path, {"a/1.png": b"no picture"})
     with pytest.raises(DataError, match="is no picture"):
         ShardFolder(path.parent, SIZE).read("a", 0, 1)
