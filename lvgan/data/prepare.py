@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from lvgan.data.cache import cache_files
 from lvgan.data.convert import WORK, Journal, Task, is_whole
-from lvgan.data.cuts import match_cuts, read_cuts
+from lvgan.data.cuts import match_cuts, read_cuts, unmatched
 from lvgan.data.locks import FolderLock
 from lvgan.data.manifest import FILE_NAME, Manifest, ShardRecord, SourceRecord
 from lvgan.data.outcome import CUTS_FILE, check_cuts_file, check_report, write_cuts, write_page
@@ -184,6 +184,8 @@ def _find(
     sources, reasons = scan(raw, leave_out=out, workers=workers, frames_fps=rate, on_probe=on_probe)
     paths = [source.relative for source in sources] + [PurePosixPath(path) for path in reasons]
     matched = match_cuts(intervals, paths) if intervals is not None else {}
+    for name in unmatched(intervals, paths) if intervals is not None else ():
+        reasons[name] = "the cuts file names it, and no such video was found"
     jobs: list[Job] = []
     for source in sources:
         source = replace(source, path=source.path.absolute())  # found from wherever a worker stands

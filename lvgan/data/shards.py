@@ -257,7 +257,7 @@ class ShardFolder:
                     )
                 picture = np.asarray(image.convert("RGB" if channels == 3 else "L"))
         except _NO_PICTURE as error:
-            raise _damaged(clip.shard, f"frame {number} of {clip.name!r} is no picture: {error}") from error
+            raise _damaged(clip.shard, f"frame {number} of {clip.name!r} is no picture{_why(error)}") from error
         return picture if channels == 3 else picture[:, :, None]
 
 
@@ -269,6 +269,11 @@ _NO_PICTURE = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
+
+
+def _why(error: BaseException) -> str:
+    # Pillow names the buffer in memory.
+    return "" if isinstance(error, UnidentifiedImageError) else f": {error}"
 
 
 @contextlib.contextmanager
