@@ -30,7 +30,7 @@ from lvgan.data.scan import scan
 from lvgan.data.shards import find_resolutions
 from lvgan.data.workers import Made, run_dask, run_here, run_processes
 from lvgan.data.writers import writing
-from lvgan.errors import ConfigError, DataError
+from lvgan.errors import ConfigError, DataError, MachineError
 from lvgan.sizes import Size
 from lvgan.version import __version__
 
@@ -130,7 +130,7 @@ def prepare(
     units = gather(jobs, settings, SHARD_FRAMES)
     mine = share(units, *shard) if shard is not None else units
     lock = FolderLock(target, *((mine[0].index if mine else 0, len(mine)) if shard is not None else ()))
-    with lock:
+    with lock, _without_trace(target, settings, lock, how):
         with lock.manifest():
             manifest = _open_target(target, settings, overwrite=overwrite)
             manifest.unusable = [SourceRecord(path, skipped=reason) for path, reason in sorted(reasons.items())]
@@ -236,6 +236,27 @@ def _clear(out: Path, made: Sequence[Path]) -> None:
         shutil.rmtree(out / WORK, ignore_errors=True)
         for folder in made:
             _remove_shards(folder, keep=())
+
+
+@contextlib.contextmanager
+def _without_trace(out: Path, settings: Settings, lock: FolderLock, how: _How) -> Iterator[None]:
+    """After an error nothing is left of a run that has finished no shard."""
+    try:
+        yield
+    except (ConfigError, DataError, MachineError) as error:
+        # Others may be at work in the folder: jobs of an array, or workers of a cluster after one has died.
+        alone = how.part is None and not (how.dask is not None and isinstance(error, MachineError))
+        made = folders(out, settings)
+        finished = [*(out / WORK).glob("*.json"), *(path for folder in made for path in folder.glob("*.zip"))]
+        if alone and not finished:
+            with contextlib.suppress(OSError):
+                (out / FILE_NAME).unlink(missing_ok=True)
+                shutil.rmtree(out / WORK, ignore_errors=True)
+                for folder in made:
+                    if folder.is_dir():
+                        _remove_shards(folder, keep=())
+            lock.undo()
+        raise
 
 
 def _remove_shards(folder: Path, keep: Sequence[str]) -> None:

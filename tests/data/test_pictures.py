@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from lvgan.data.filters import Region
-from lvgan.data.pictures import PictureReader, list_pictures, probe_pictures
+from lvgan.data.pictures import PictureReader, list_pictures, missing_numbers, probe_pictures
 from lvgan.data.prepare import prepare
 from lvgan.errors import DataError, MediaError
 from lvgan.sizes import Size
