@@ -297,7 +297,18 @@ def _typed(kind: Any, value: Any, key: str, limits: Mapping[str, Any]) -> Any:
             raise ConfigError(f"{key} is {value!r}, but a list was expected")
         item = typing.get_args(kind)[0]
         return tuple(_typed(item, v, key, {"min": 1, **limits} if item is int else limits) for v in value)
+    if kind is str and isinstance(value, bool):
+        value = _word(value, key, limits)
     return _checked(_scalar(kind, value, key), key, limits)
+
+
+def _word(value: bool, key: str, limits: Mapping[str, Any]) -> str:
+    """The word that YAML 1.1 took for a boolean: ``cache: off`` is read as False."""
+    words = ("on", "yes", "true") if value else ("off", "no", "false")
+    choices = limits.get("choices") or ()
+    if not choices:
+        raise ConfigError(f"{key} is {'/'.join(words)}, but text was expected; put it into quotes: '\"{words[0]}\"'")
+    return next((word for word in words if word in choices), words[0])
 
 
 def _scalar(kind: type, value: Any, key: str) -> Any:

@@ -95,3 +95,16 @@ def test_differences_ignore_what_a_run_may_change() -> None:
     one = cfg.build("lr", {"training": {"steps": 10, "seed": 1}})
     assert cfg.differences(one, cfg.build("lr", {"training": {"steps": 20, "seed": 1}})) == {}
     assert cfg.differences(one, cfg.build("lr", {"training": {"seed": 2}})) == {"training.seed": (1, 2)}
+
+
+@pytest.mark.parametrize("word", ["off", "Off", "OFF"])
+def test_words_that_yaml_takes_for_booleans_are_words_where_text_is_expected(word: str, tmp_path) -> None:
+    assert cfg.build("lr", cfg.parse_override(f"data.cache={word}")).data.cache == "off"
+    path = tmp_path / "run.yaml"
+    path.write_text(f"data:\n  cache: {word}\n")
+    assert cfg.build("sr", cfg.load_file(path, "sr")).data.cache == "off"
+    with pytest.raises(ConfigError, match="cache is 'on', but one of auto, memory, off was expected"):
+        cfg.build("lr", cfg.parse_override("data.cache=on"))
+    with pytest.raises(ConfigError, match="quotes"):
+        cfg.build("lr", cfg.parse_override("training.wandb=no"))
+    assert cfg.build("lr", cfg.parse_override("training.wandb='no'")).training.wandb == "no"

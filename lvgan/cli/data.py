@@ -26,6 +26,8 @@ def info(
     frames = found.frames
     rate = f"at {found.fps:g} fps" if found.fps else f"if it has {USUAL_FPS:g} fps"
     typer.echo(f"{root}: {len(frames)} clips, {sum(frames)} frames, {found.hours:.2f} hours {rate}")
+    if not found.complete:
+        typer.echo("  not complete: `lvgan prepare` was stopped, or is still at work; run it again to go on")
     for r in found.resolutions:
         decoded = f", and {_size(r.decoded)} of decoded frames" if r.decoded else ""
         typer.echo(
@@ -44,11 +46,12 @@ def info(
 @data_app.command("verify")
 def verify(root: Root) -> None:
     """Decode every frame and compare the resolutions and the manifest. Exit code 1 if anything is wrong."""
+    from lvgan.cli.prepare import printable
     from lvgan.data.verify import verify as work
 
     found = work(root, progress=True)
     for line in found.problems[:LISTED]:
-        typer.echo(line)
+        typer.echo(printable(line))
     if len(found.problems) > LISTED:
         typer.echo(f"and {len(found.problems) - LISTED} more")
     sizes = ", ".join(map(str, found.resolutions))

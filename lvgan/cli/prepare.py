@@ -149,8 +149,8 @@ def summary(manifest: Manifest, out: Path) -> str:
         f"{len(used)} of {_count(len(sources), 'video')} used: {_count(int(totals['clips']), 'clip')}, "
         f"{_count(int(totals['frames']), 'frame')}, {totals['hours']:.2f} hours, at {sizes}"
     ]
-    lines += _section("left out", [f"{_printable(s.path)}: {s.skipped}" for s in manifest.skipped])
-    lines += _section("used, but", [f"{_printable(s.path)}: {note}" for s in used for note in s.notes])
+    lines += _section("left out", [f"{printable(s.path)}: {s.skipped}" for s in manifest.skipped])
+    lines += _section("used, but", [f"{printable(s.path)}: {note}" for s in used for note in s.notes])
     lines += _dropped(manifest)
     short = int(totals["shorter_than_128_frames"])
     if short:
@@ -188,7 +188,8 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
+    """A name for the screen."""
     # File names may hold line breaks and bytes that are no text; neither may spoil the report.
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
 

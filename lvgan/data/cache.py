@@ -4,6 +4,7 @@ One file: uint8 ``[N, C, H, W]`` in NumPy's format, the clips one after the othe
 It lies beside the shards (``0064x0064/cache_rgb_<key>.npy``), or in the user's cache folder where the shards
 cannot be written to. The key in its name is a digest of the checksums of all frames: after the shards have
 changed, it is not found, and made again. Deleting it loses nothing but the minute that it took.
+Behind the frames lie the CRC-32 of every stretch of them, which are checked whenever the file is opened.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import re
 import shutil
 import tempfile
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,9 +31,10 @@ from lvgan.data.shards import ShardFolder, clips_digest
 Planes = NDArray[np.uint8]  # [T, C, H, W]
 Say = Callable[[str], None]
 
-_FORMAT = 1  # counted up when the same frames give another file
+_FORMAT = 2  # counted up when the same frames give another file
 _CHUNK_BYTES = 4 << 20  # decoded at a time by one thread
 _SPARE_BYTES = 256 << 20  # left free on a disk
+_LARGE_BYTES = 4 << 30  # what takes so long to check that a bar is shown
 
 
 @dataclass
@@ -83,7 +86,8 @@ def open_cache(
             no more than half of what is free, else none; ``memory``; or ``off``.
         channels: 3 for RGB, 1 for grey.
         progress: show a bar.
-        say: told, in one sentence, where the frames are kept if not beside the shards, and why.
+        say: told, in one sentence, where the frames are kept if not beside the shards, and why; and of a
+            file that was found damaged.
 
     Returns:
         None if `mode` is off or there is no room: frames are then decoded whenever they are used.
@@ -99,7 +103,7 @@ def open_cache(
         return FrameCache(plan.in_memory(), plan.rows, None)
     places = [shards.folder, user_folder(shards.folder)]
     for place in places:
-        found = plan.find(place)
+        found = plan.find(place, say)
         if found is not None:
             return found
     reasons: list[str] = []
@@ -153,16 +157,41 @@ class _Plan:
         self._prefix = "cache_rgb_" if channels == 3 else "cache_grey_"
         self._name = f"{self._prefix}{key}.npy"
 
-    def find(self, place: Path) -> FrameCache | None:
-        """The finished cache in a folder, if it is there and whole."""
+    def find(self, place: Path, say: Say | None = None) -> FrameCache | None:
+        """The finished cache in a folder, if it is there and whole; `say` is told of one that is not."""
         path = place / self._name
         try:
             frames = np.load(path, mmap_mode="r")
-        except (OSError, ValueError, EOFError):  # none, or something that only has the name
+            whole = frames.shape == self.shape and frames.dtype == np.uint8 and self._is_sound(path, frames)
+        except FileNotFoundError:
             return None
-        if frames.shape != self.shape or frames.dtype != np.uint8:
-            return None
-        return FrameCache(frames, self.rows, path)
+        except (OSError, ValueError, EOFError):  # something that only has the name
+            whole = False
+        if not whole and say is not None:
+            say(f"the decoded frames in {path} are damaged: they are not used, but decoded again")
+        return FrameCache(frames, self.rows, path) if whole else None
+
+    def _is_sound(self, path: Path, frames: Planes) -> bool:
+        """Whether the frames have the checksums that stand behind them; by all processors."""
+        from tqdm import tqdm
+
+        stretches = [(self.rows[clip] + start, count) for clip, start, count in self._stretches()]
+        with open(path, "rb") as file:
+            file.seek(-4 * len(stretches), os.SEEK_END)
+            begin = path.stat().st_size - 4 * len(stretches) - self.bytes
+            if begin != getattr(frames, "offset", begin):  # bytes are missing, or too many
+                return False
+            expected = np.frombuffer(file.read(), "<u4").tolist()
+        large = self._progress and self.bytes >= _LARGE_BYTES
+        bar = tqdm(total=self.bytes, desc="checking decoded frames", unit="B", unit_scale=True, disable=not large)
+
+        def differs(at: tuple[int, int], crc: int) -> bool:
+            stretch = frames[at[0] : at[0] + at[1]]
+            bar.update(stretch.nbytes)
+            return zlib.crc32(stretch.data) != crc
+
+        with bar, ThreadPoolExecutor(processors(), thread_name_prefix="check") as pool:
+            return not any(pool.map(differs, stretches, expected))
 
     def in_memory(self) -> Planes:
         """All frames, decoded into memory."""
@@ -203,8 +232,11 @@ class _Plan:
         file.truncate(0)
         header = {"descr": "|u1", "fortran_order": False, "shape": self.shape}
         np.lib.format.write_array_header_1_0(file, header)
+        checksums = []
         for _, planes in self._decoded():
             file.write(planes.data)
+            checksums.append(zlib.crc32(planes.data))
+        file.write(np.array(checksums, "<u4").tobytes())
         file.flush()
         os.fsync(file.fileno())
 

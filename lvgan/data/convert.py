@@ -20,7 +20,7 @@ from lvgan.data.checks import StillFinder, find_bars
 from lvgan.data.filters import Region
 from lvgan.data.locks import unit_lock
 from lvgan.data.manifest import BLACK, STATIC, ClipRecord, Dropped, ShardRecord, SourceRecord
-from lvgan.data.pictures import PictureReader, sample_pictures
+from lvgan.data.pictures import PictureReader, missing_numbers, sample_pictures
 from lvgan.data.plan import Job, Settings, Unit, folders, part_used, too_small
 from lvgan.data.scan import without_path
 from lvgan.data.scenes import SceneFinder
@@ -264,6 +264,9 @@ def _convert(job: Job, task: Task, output: _Output, watch: Watch) -> None:
             notes.append(
                 f"its black bars are cut off: {region.width}x{region.height} at {region.x}, {region.y} is used"
             )
+        gap = missing_numbers(source.path) if source.pictures else None
+        if gap is not None:
+            notes.append(gap)
         clips = _Clips(job, task, output)
         damage = _read(job, task, region, clips, output, watch)
     except MediaError as error:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lvgan.data.cache import FrameCache, open_cache
 from lvgan.data.manifest import FILE_NAME, Manifest
-from lvgan.data.shards import ShardFolder, find_resolutions
+from lvgan.data.shards import ShardFolder, find_resolutions, order_differs
 from lvgan.errors import ConfigError, DataError
 from lvgan.sizes import Size
 
@@ -173,5 +173,11 @@ def _check_same(low: ShardFolder, high: ShardFolder) -> None:
         if counts[0] != counts[1]:
             raise DataError(
                 f"clip {name!r} has {counts[0]} frames in {low.folder} and {counts[1]} in {high.folder}; "
+                "the two do not belong together: prepare or download them again"
+            )
+        wrong = order_differs(low.clips[name], high.clips[name])
+        if wrong is not None:
+            raise DataError(
+                f"clip {name!r} of {low.folder.parent} does not hold the same frames at both resolutions ({wrong}); "
                 "the two do not belong together: prepare or download them again"
             )

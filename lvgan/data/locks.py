@@ -36,8 +36,12 @@ class FolderLock:
         self._out, self._path = out, out / NAME
         self._made = [folder for folder in (out, *out.parents) if not folder.exists()]
         with writing(out):
-            out.mkdir(parents=True, exist_ok=True)
-            self._file: int | None = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+                self._file: int | None = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            except OSError:
+                self._remove_made()
+                raise
         self._length = _EVERYTHING if count is None else count
         if self._length and not _lock(self._file, first, self._length, wait=False):
             self.release()
@@ -65,8 +69,12 @@ class FolderLock:
         with contextlib.suppress(OSError):
             if sorted(os.listdir(self._out)) == [NAME]:
                 self._path.unlink()
-                for folder in self._made:
-                    folder.rmdir()
+                self._remove_made()
+
+    def _remove_made(self) -> None:
+        with contextlib.suppress(OSError):
+            for folder in self._made:
+                folder.rmdir()
 
     def __enter__(self) -> FolderLock:
         return self

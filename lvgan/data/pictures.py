@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+import statistics
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -46,6 +48,21 @@ def list_pictures(folder: Path) -> list[Path]:
             if os.path.splitext(entry.name)[1].lower() in SUFFIXES and entry.name[0] != "." and entry.is_file()
         ]
     return [folder / name for name in sorted(names, key=natural_key)]
+
+
+def missing_numbers(folder: Path) -> str | None:
+    """What is to be said where the numbers in the names of a folder's pictures leave some out; else None."""
+    numbers = [int(m[1]) for m in (re.search(r"([0-9]{1,15})$", file.stem) for file in list_pictures(folder)) if m]
+    steps = [after - before for before, after in itertools.pairwise(numbers)]
+    if not steps or min(steps) < 1:  # no one row of numbers
+        return None
+    usual = statistics.mode(steps)
+    gaps = [i for i, step in enumerate(steps) if step > usual]
+    if not gaps or 2 * steps.count(usual) < len(steps):  # such as times of day
+        return None
+    first = gaps[0]
+    more = f", and in {len(gaps) - 1} more places" if len(gaps) > 1 else ""
+    return f"its pictures' numbers leave some out, between {numbers[first]} and {numbers[first + 1]}{more}"
 
 
 def probe_pictures(folder: Path, fps: float) -> VideoInfo:
@@ -218,6 +235,15 @@ def _scaled(image: Image.Image, size: Size, region: Region | None) -> Frame:
     return np.asarray(image.resize((size.width, size.height), Image.Resampling.LANCZOS, box=box, reducing_gap=3.0))
 
 
+def picture_problem(error: BaseException) -> str | None:
+    """Pillow's complaints of its own kinds, put for people; None for another."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no picture, or of an unknown format"
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return "it claims to be larger than a picture can be"
+    return None
+
+
 def _reason(file: Path, error: BaseException) -> str:
-    said = str(error).replace(str(file), "it")
+    said = picture_problem(error) or str(error).replace(str(file), "it")
     return f"{file.name} {said}" if isinstance(error, ValueError) else f"{file.name}: {said}"

@@ -19,7 +19,7 @@ from lvgan.sizes import LARGEST_SIDE, Size
 if TYPE_CHECKING:  # YAML would make every worker start later
     from lvgan.data.cuts import Interval
 
-FORMAT = 2  # counted up when the same footage and settings give other bytes
+FORMAT = 3  # counted up when the same footage and settings give other bytes
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,10 @@ def too_small(source: Source, settings: Settings, region: Region | None) -> str 
     """Why a source cannot be scaled to the low resolution, if so."""
     picture = Size(source.info.height, source.info.width)
     if region is not None and (region.x + region.width > picture.width or region.y + region.height > picture.height):
-        return f"is {picture}, and the crop {settings.crop} (X:Y:W:H) reaches beyond it"
+        return (
+            f"is {picture.width} pixels wide and {picture.height} high, and the crop {settings.crop} "
+            f"(X:Y:W:H) reaches beyond it, to {region.x + region.width} and {region.y + region.height}"
+        )
     part = part_used(source, region, settings.lr)
     if part.height < settings.lr.height or part.width < settings.lr.width:
         return f"is {picture}, smaller than the low resolution {settings.lr}"

@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from lvgan.data.cache import cache_files
 from lvgan.data.convert import WORK, Journal, Task, is_whole
-from lvgan.data.cuts import match_cuts, read_cuts
+from lvgan.data.cuts import match_cuts, read_cuts, unmatched
 from lvgan.data.locks import FolderLock
 from lvgan.data.manifest import FILE_NAME, Manifest, ShardRecord, SourceRecord
 from lvgan.data.outcome import CUTS_FILE, check_cuts_file, check_report, write_cuts, write_page
@@ -30,7 +30,7 @@ from lvgan.data.scan import scan
 from lvgan.data.shards import find_resolutions
 from lvgan.data.workers import Made, run_dask, run_here, run_processes
 from lvgan.data.writers import writing
-from lvgan.errors import ConfigError, DataError
+from lvgan.errors import ConfigError, DataError, MachineError
 from lvgan.sizes import Size
 from lvgan.version import __version__
 
@@ -130,7 +130,7 @@ def prepare(
     units = gather(jobs, settings, SHARD_FRAMES)
     mine = share(units, *shard) if shard is not None else units
     lock = FolderLock(target, *((mine[0].index if mine else 0, len(mine)) if shard is not None else ()))
-    with lock:
+    with lock, _without_trace(target, settings, lock, how):
         with lock.manifest():
             manifest = _open_target(target, settings, overwrite=overwrite)
             manifest.unusable = [SourceRecord(path, skipped=reason) for path, reason in sorted(reasons.items())]
@@ -184,6 +184,8 @@ def _find(
     sources, reasons = scan(raw, leave_out=out, workers=workers, frames_fps=rate, on_probe=on_probe)
     paths = [source.relative for source in sources] + [PurePosixPath(path) for path in reasons]
     matched = match_cuts(intervals, paths) if intervals is not None else {}
+    for name in unmatched(intervals, paths) if intervals is not None else ():
+        reasons[name] = "the cuts file names it, and no such video was found"
     jobs: list[Job] = []
     for source in sources:
         source = replace(source, path=source.path.absolute())  # found from wherever a worker stands
@@ -234,6 +236,27 @@ def _clear(out: Path, made: Sequence[Path]) -> None:
         shutil.rmtree(out / WORK, ignore_errors=True)
         for folder in made:
             _remove_shards(folder, keep=())
+
+
+@contextlib.contextmanager
+def _without_trace(out: Path, settings: Settings, lock: FolderLock, how: _How) -> Iterator[None]:
+    """After an error nothing is left of a run that has finished no shard."""
+    try:
+        yield
+    except (ConfigError, DataError, MachineError) as error:
+        # Others may be at work in the folder: jobs of an array, or workers of a cluster after one has died.
+        alone = how.part is None and not (how.dask is not None and isinstance(error, MachineError))
+        made = folders(out, settings)
+        finished = [*(out / WORK).glob("*.json"), *(path for folder in made for path in folder.glob("*.zip"))]
+        if alone and not finished:
+            with contextlib.suppress(OSError):
+                (out / FILE_NAME).unlink(missing_ok=True)
+                shutil.rmtree(out / WORK, ignore_errors=True)
+                for folder in made:
+                    if folder.is_dir():
+                        _remove_shards(folder, keep=())
+            lock.undo()
+        raise
 
 
 def _remove_shards(folder: Path, keep: Sequence[str]) -> None:

@@ -5,7 +5,8 @@ A rule of our own over three known measures; `lvgan bench cuts` holds it against
 - *cut*: the change between two frames that motion does not explain (block matching on a picture of 32x32,
   brightness and contrast divided out) stands out from its neighbourhood, as in PySceneDetect's adaptive
   detector, and the picture does not come back: after a flash or a bird before the lens it does.
-- *fade*: the contrast runs down to nothing, or up from it.
+- *fade*: the contrast runs down to nothing, or up from it. Nothing that lasts (two seconds, or from the first
+  frame to the last) is a shot of its own, whose use others judge.
 - *dissolve*: every frame between two that differ is a mixture of these two, with shares that rise steadily.
   Neither a moving camera nor a passing object does that.
 """
@@ -21,7 +22,7 @@ from PIL import Image
 
 Floats = NDArray[np.float32]
 
-DELAY = 60
+DELAY = 80
 MARGIN = 2
 THRESHOLD = 0.4  # of the change that motion does not explain; chosen on `lvgan bench cuts`
 
@@ -40,7 +41,8 @@ _BLANK = 3.0  # standard deviation of the luma (of 255) of a picture that shows 
 _DROPOUT = 4  # so many blank frames between equal pictures are a fault, no fade
 _HARD = 0.6  # a first or last frame with so much of the shot's contrast has not been faded
 _LONGEST = 36  # frames that a fade is followed back
-_PART = 30  # a fade or blank run without end is reported in parts of so many frames
+_PART = 30  # a longer fade is reported in parts of so many frames
+_SHOT = 60  # a longer blank run is a shot of its own, and no part of a fade
 _LENGTHS = np.arange(6, 42, 2)  # of dissolves
 _FAR = 60.0  # mean squared difference (of 255) of the ends of a dissolve that can be judged
 _STEADY = 0.12  # how far the shares of a mixture may lie from an even rise
@@ -88,7 +90,7 @@ class SceneFinder:
         pieces(count, cuts)
 
     Cuts come in ascending order. Once `n` frames were pushed, every transition that starts before
-    ``n - delay`` has been reported; one that lasts longer (a minute of black) comes in parts that follow on
+    ``n - delay`` has been reported; one that lasts longer (a very slow fade) comes in parts that follow on
     each other. Memory does not grow with the video.
 
     Args:
@@ -116,6 +118,8 @@ class SceneFinder:
         self._decided = 0
         self._fade: int | None = None  # start of the part of a fade that is going on
         self._rising = False
+        self._blank = 0  # where the blank frames of that fade began, or the blank shot
+        self._in_blank = False  # within a blank shot
         self._pending: list[_Event] = []
         self._reported = 0  # end of the last cut that was handed out
 
@@ -132,9 +136,8 @@ class SceneFinder:
         while self._decided < self._count:
             self._decide(self._decided)
             self._decided += 1
-        if self._fade is not None:
-            self._add(_Event(self._fade, self._count, "fade"))
-            self._fade = None
+        if self._fade is not None and (self._blank or self._rising):  # otherwise all of it is blank
+            self._end_fade(self._count)
         return self._certain(self._count + 1)
 
     # --- measures ---------------------------------------------------------------------------------
@@ -178,8 +181,12 @@ class SceneFinder:
 
     def _decide(self, n: int) -> None:
         """Frame n, of which the next :data:`_AHEAD` are known (fewer at the end)."""
+        if self._in_blank and self._contrast_at(n) >= _BLANK:
+            self._in_blank, self._fade, self._blank, self._rising = False, n, n, False
         if self._fade is not None:
             self._go_on_fading(n)
+        elif self._in_blank:
+            pass
         elif self._contrast_at(n) < _BLANK:
             if n == 0 or self._contrast_at(n - 1) >= _BLANK:
                 self._begin_fade(n)
@@ -228,23 +235,37 @@ class SceneFinder:
             slow = self._contrast_at(end) < _HARD * self._contrast_at(after)
             if not slow and self._difference(max(start - 1, 0), end) < 1.4 * self._threshold:
                 return
-        self._fade, self._rising = start, False
+        self._fade, self._blank, self._rising = start, n, False
 
     def _go_on_fading(self, n: int) -> None:
         assert self._fade is not None
         if self._contrast_at(n) < _BLANK:
-            self._rising = False
+            if self._rising:
+                self._blank, self._rising = n, False
+            if n - self._blank >= _SHOT:
+                self._end_fade(self._blank)
+                self._in_blank = True
+                return
         else:
             later = min(n + 4, self._count - 1)
             hard = not self._rising and self._contrast_at(n) > _HARD * self._contrast_at(later)
             self._rising = True
             if hard or not self._falls(n, 1):
-                self._add(_Event(self._fade, n, "fade"))
-                self._fade = None
+                self._end_fade(n)
                 return
-        if n - self._fade >= _PART:
-            self._add(_Event(self._fade, n, "fade"))
-            self._fade = n
+        known = n if self._rising else self._blank  # whether what is blank belongs to the fade, time will show
+        if n - self._fade >= _PART and known > self._fade:
+            self._add(_Event(self._fade, known, "fade"))
+            self._fade = known
+
+    def _end_fade(self, end: int) -> None:
+        """The fade that is going on, or what is left of it, ends at a frame: at its own start, it was a cut."""
+        assert self._fade is not None
+        if end > self._fade:
+            self._add(_Event(self._fade, end, "fade"))
+        elif self._fade not in (0, self._reported):
+            self._add(_Event(end, end, "cut"))
+        self._fade = None
 
     def _falls(self, n: int, towards: int) -> bool:
         """Whether the contrast grows from frame n into a direction, seen over three frames."""

@@ -19,6 +19,7 @@ import re
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -256,7 +257,7 @@ class ShardFolder:
                     )
                 picture = np.asarray(image.convert("RGB" if channels == 3 else "L"))
         except _NO_PICTURE as error:
-            raise _damaged(clip.shard, f"frame {number} of {clip.name!r} is no picture: {error}") from error
+            raise _damaged(clip.shard, f"frame {number} of {clip.name!r} is no picture{_why(error)}") from error
         return picture if channels == 3 else picture[:, :, None]
 
 
@@ -268,6 +269,11 @@ _NO_PICTURE = (
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
+
+
+def _why(error: BaseException) -> str:
+    # Pillow names the buffer in memory.
+    return "" if isinstance(error, UnidentifiedImageError) else f": {error}"
 
 
 @contextlib.contextmanager
@@ -341,6 +347,8 @@ def _stored(shard: Path, members: dict[str, zipfile.ZipInfo], clip: str, names: 
     for name in (clip, *names):
         if _leaves(name):
             raise _damaged(shard, f"the name {name!r} points out of its folder")
+        if not _is_text(name):
+            raise _damaged(shard, f"the name {name!r} cannot be the name of a file")
     rows = [_row(shard, members, clip, name) for name in names]
     short = tuple(name.removeprefix(f"{clip}/") for name in names)
     return StoredClip(clip, shard, np.array(rows, np.int64).reshape(-1, 4), short)
@@ -356,15 +364,45 @@ def _leaves(name: str) -> bool:
     )
 
 
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # half a character, as JSON can write it
+        return False
+    return True
+
+
 def _row(shard: Path, members: dict[str, zipfile.ZipInfo], clip: str, name: str) -> tuple[int, int, int, int]:
     info = members.get(f"{clip}/{name}") or members.get(name)
     if info is None:
-        raise _damaged(shard, f"{FRAME_PATHS} names {clip}/{name}, which is not there")
+        raise _damaged(shard, f"{FRAME_PATHS} names {f'{clip}/{name}'!r}, which is not there")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or info.flag_bits & 1:
         raise DataError(
             f"{shard} is encrypted or compressed in a way that cannot be read frame by frame; store it uncompressed"
         )
     return info.header_offset, info.compress_size, info.CRC, info.compress_type
+
+
+def doubled_members(shard: Path) -> list[str]:
+    """Names under which an archive holds several files, of which only the last is ever read."""
+    with zipfile.ZipFile(shard) as archive:
+        return sorted(name for name, count in Counter(archive.namelist()).items() if count > 1)
+
+
+def order_differs(one: StoredClip, other: StoredClip) -> str | None:
+    """Where the frames of a clip at two resolutions are not the same ones: what is found there.
+
+    Names are compared without their suffixes. None where they agree, or have nothing in common, so that they
+    say nothing about each other.
+    """
+    if one.names == other.names:
+        return None
+    a, b = ([name.rpartition(".")[0] for name in clip.names] for clip in (one, other))
+    if a == b or set(a).isdisjoint(b):
+        return None
+    at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    found = [repr(clip.names[at]) if at < clip.frames else "missing" for clip in (one, other)]
+    return f"frame {at} is {found[0]} in {one.shard.parent.name} and {found[1]} in {other.shard.parent.name}"
 
 
 def shard_comment(path: Path) -> bytes:

@@ -15,7 +15,16 @@ from PIL import Image
 
 from lvgan.data.cache import cache_files, processors, user_folder
 from lvgan.data.manifest import FILE_NAME, Manifest
-from lvgan.data.shards import ShardFolder, StoredClip, clips_digest, find_resolutions, index_shard, shard_name
+from lvgan.data.shards import (
+    ShardFolder,
+    StoredClip,
+    clips_digest,
+    doubled_members,
+    find_resolutions,
+    index_shard,
+    order_differs,
+    shard_name,
+)
 from lvgan.data.writers import writing
 from lvgan.errors import DataError
 from lvgan.sizes import Size
@@ -39,11 +48,13 @@ class Resolution:
 
 @dataclass(frozen=True)
 class SetInfo:
-    """What a set holds. `frames` has the length of each clip; `fps` is None where no manifest says it."""
+    """What a set holds. `frames` has the length of each clip; `fps` is None where no manifest says it; `complete`
+    is False where `lvgan prepare` was stopped or is still at work."""
 
     resolutions: tuple[Resolution, ...]
     frames: tuple[int, ...]
     fps: float | None
+    complete: bool = True
 
     @property
     def hours(self) -> float:
@@ -58,16 +69,18 @@ def describe(root: str | os.PathLike[str]) -> SetInfo:
         DataError: no set, or a damaged shard.
     """
     folders = _resolutions(Path(root))
+    manifest = Manifest.load(Path(root))
+    complete = manifest is None or manifest.complete
     resolutions = []
     frames: tuple[int, ...] = ()
     for size, folder in folders.items():
-        shards = ShardFolder(folder, size)
+        begun = complete or any(folder.glob("*.zip"))
+        shards = ShardFolder(folder, size) if begun else ShardFolder.of(folder, size, {})
         frames = frames or tuple(clip.frames for clip in shards.clips.values())
         files = sorted(folder.glob("*.zip"))
         kept = cache_files(folder) + cache_files(user_folder(folder))
         resolutions.append(Resolution(size, len(files), _bytes(files), _bytes(kept)))
-    manifest = Manifest.load(Path(root))
-    return SetInfo(tuple(resolutions), frames, None if manifest is None else float(manifest.settings["fps"]))
+    return SetInfo(tuple(resolutions), frames, None if manifest is None else float(manifest.settings["fps"]), complete)
 
 
 def length_histogram(frames: Sequence[int], width: int = 40) -> list[str]:
@@ -179,13 +192,25 @@ def _index(folder: Path, problems: list[str]) -> dict[str, StoredClip]:
         except DataError as error:
             problems.append(str(error))
             continue
+        problems += [f"{shard} holds the file {name!r} more than once" for name in doubled_members(shard)]
         for clip in indexed:
+            problems += _listed_twice(clip)
             if clip.name in clips:
                 problems.append(f"{shard} holds clip {clip.name!r}, and so does {clips[clip.name].shard.name}")
             clips.setdefault(clip.name, clip)
             if not clip.frames:
                 problems.append(f"{shard} holds clip {clip.name!r} without a frame")
     return clips
+
+
+def _listed_twice(clip: StoredClip) -> list[str]:
+    places = clip.members[:, 0]
+    count = len(places) - len(np.unique(places))
+    if not count:
+        return []
+    first = next(i for i in range(1, len(places)) if places[i] in places[:i])
+    frames = "1 frame" if count == 1 else f"{count} frames"
+    return [f"{clip.shard} lists {frames} of clip {clip.name!r} twice ({clip.names[first]!r})"]
 
 
 def _decode_all(
@@ -243,6 +268,10 @@ def _compare(found: dict[Size, dict[str, StoredClip]]) -> list[str]:
                 lines.append(
                     f"clip {name!r} has {counts[0]} frames in {first.folder()} and {counts[1]} in {size.folder()}"
                 )
+            else:
+                wrong = order_differs(base[name], clips[name])
+                if wrong is not None:
+                    lines.append(f"clip {name!r} does not hold the same frames at both resolutions: {wrong}")
     return lines
 
 

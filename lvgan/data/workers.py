@@ -160,7 +160,14 @@ def _key(task: Task) -> str:
 
 @contextmanager
 def _client(distributed: Any, address: str) -> Iterator[Any]:
+    async def answer() -> None:
+        arguments = distributed.Security().get_connection_args("client")
+        comm = await distributed.core.connect(address, timeout=PATIENCE, **arguments)
+        await comm.close()
+
     try:
+        # First without a Client: one that never connected complains when Python takes it away.
+        distributed.utils.LoopRunner(asynchronous=False).run_sync(answer)
         client = distributed.Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(

@@ -217,3 +217,23 @@ def test_a_killed_process_leaves_nothing_that_counts(shards: ShardFolder) -> Non
     assert same(open_cache(shards, say=said.append), shards)
     assert time.monotonic() - started < 30
     assert [p.suffix for p in cache_files(shards.folder)] == [".npy"]
+
+
+def test_a_byte_that_has_changed_is_found_and_the_frames_are_decoded_again(shards: ShardFolder) -> None:
+    made = open_cache(shards)
+    assert made is not None
+    assert made.path is not None
+    sound, first = made.path.read_bytes(), int(made.frames.offset)
+    for at in (first, first + made.frames.nbytes // 2, first + made.frames.nbytes - 1, len(sound) - 1):
+        wrong = bytearray(sound)
+        wrong[at] ^= 4
+        made.path.write_bytes(wrong)
+        said: list[str] = []
+        assert same(open_cache(shards, say=said.append), shards)
+        assert len(said) == 1
+        assert f"{made.path} are damaged" in said[0]
+        assert made.path.read_bytes() == sound
+    for wrong_length in (sound[:-4], sound + bytes(4), sound[:first], b""):
+        made.path.write_bytes(wrong_length)
+        assert same(open_cache(shards), shards)
+        assert made.path.read_bytes() == sound

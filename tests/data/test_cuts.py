@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lvgan.data.cuts import match_cuts, parse_time, read_cuts
+from lvgan.data.cuts import match_cuts, parse_time, read_cuts, unmatched
 from lvgan.errors import DataError
 
 
@@ -48,6 +48,9 @@ def test_files(tmp_path: Path, name: str, text: str) -> None:
         ('["a"]', "found list"),
         ('{"a": [], "a": []}', "'a' twice"),
         ("{", "not valid"),
+        ("[" * 100_000, "nested too deep"),
+        ("9" * 5000, "not valid"),
+        ('{"a": ["0 99999999999999999999:00:00"]}', "'a'.*is more than 2778 hours"),
     ],
 )
 def test_wrong_files(tmp_path: Path, text: str, words: str) -> None:
@@ -67,7 +70,10 @@ def test_matching() -> None:
     found = match_cuts({"a": span, "x/b.mp4": [], "c.mkv": span}, sources)
     assert {str(k): v for k, v in found.items()} == {"a.mp4": span, "x/b.mp4": [], "y/c.mkv": span}
     with pytest.raises(DataError, match="'zzz', and no such video"):
-        match_cuts({"a": span, "zzz": span}, sources)
+        match_cuts({"zzz": span}, sources)
+    some = {"a": span, "zzz": span, "x/y": []}
+    assert match_cuts(some, sources) == {PurePosixPath("a.mp4"): span}
+    assert unmatched(some, sources) == ["zzz", "x/y"]
     with pytest.raises(DataError, match=r"'b', which fits x/b\.mp4 and y/b\.mp4"):
         match_cuts({"b": span}, sources)
     with pytest.raises(DataError, match=r"a\.mp4 twice"):
@@ -79,3 +85,20 @@ def test_a_video_named_twice_in_yaml(tmp_path: Path) -> None:
     path.write_text('a.mp4: ["0 1"]\na.mp4: ["2 3"]\n')
     with pytest.raises(DataError, match=r"names .a\.mp4. twice"):
         read_cuts(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{[1,2]: ['0 1']}", "not valid.*unhashable"),
+        ("{a: 1, [1, 2]: 2, {b: 1}: 3}", "not valid.*unhashable"),
+        ("[" * 5000, "nested too deep"),
+        ("a: [2001-13-45]", "not valid"),
+        ("a: &x [b, b]\nb: &y [*x, *x]\nc: [*y, *y]\n", "'b' is not an interval"),
+    ],
+)
+def test_yaml_that_is_no_list_of_cuts(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(DataError, match=words) as caught:
+        read_cuts(tmp_path / "c.yaml")
+    assert len(str(caught.value)) < 500

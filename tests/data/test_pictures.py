@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from lvgan.data.filters import Region
-from lvgan.data.pictures import PictureReader, list_pictures, probe_pictures
+from lvgan.data.pictures import PictureReader, list_pictures, missing_numbers, probe_pictures
 from lvgan.data.prepare import prepare
 from lvgan.errors import DataError, MediaError
 from lvgan.sizes import Size
@@ -162,3 +162,34 @@ def test_shards_as_input(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"holds shards already, of 16x16 and 32x32.*lvgan data resize"):
             run(given, tmp_path / "again")
     assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["frame_0005", "frame_0006", "frame_0009", "frame_0010"], "leave some out, between 6 and 9"),
+        (["1", "2", "4", "5", "6", "9", "10"], "between 2 and 4, and in 1 more places"),
+        (["10", "20", "30", "50"], "between 30 and 50"),
+        (["8", "9", "10", "11"], None),
+        (["a", "b"], None),
+        (["one"], None),
+        (["101500", "101733", "104211", "120000"], None),  # times of day
+    ],
+)
+def test_numbers_that_are_missing(tmp_path: Path, names: list[str], expected: str | None) -> None:
+    for name in names:
+        Image.new("RGB", (48, 48)).save(tmp_path / f"{name}.png")
+    found = missing_numbers(tmp_path)
+    assert (found is None) == (expected is None)
+    assert (expected or "") in (found or "")
+
+
+def test_a_gap_is_noted_and_nothing_is_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / "raw" / "f"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in (*range(1, 7), *range(9, 17)):
+        Image.fromarray(rng.integers(0, 255, (48, 48, 3), np.uint8)).save(folder / f"frame_{i:04d}.png")
+    (source,) = run(tmp_path / "raw", tmp_path / "out", scene_cut="off").sources
+    assert [clip.frames for clip in source.clips] == [14]
+    assert "its pictures' numbers leave some out, between 6 and 9" in source.notes

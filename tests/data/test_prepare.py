@@ -228,7 +228,7 @@ def test_cuts_and_trims(tmp_path: Path) -> None:
     make_video(raw / "no.mp4", frames=30)
     (raw / "bad.mp4").write_text("bad")
     (tmp_path / "cuts.yaml").write_text(
-        "a: ['0:01 0:02', '0:02.5 0:03', '0:03.9 0:04', '9 10']\nno.mp4: []\nbad: ['0 1']\n"
+        "gone/x: ['0 1']\na: ['0:01 0:02', '0:02.5 0:03', '0:03.9 0:04', '9 10']\nno.mp4: []\nbad: ['0 1']\n"
     )
     manifest = run(raw, tmp_path / "out", cuts=tmp_path / "cuts.yaml")
     found = {s.path: s for s in manifest.sources}
@@ -238,6 +238,7 @@ def test_cuts_and_trims(tmp_path: Path) -> None:
         "1 of its cuts are left out, with fewer than 12 frames",
     )
     assert [(c.name, c.frames) for c in found["b.mp4"].clips] == [("b", 120)]
+    assert found["gone/x"].skipped == "the cuts file names it, and no such video was found"
     assert found["no.mp4"].skipped == "the cuts file uses nothing of it"
     whole = frames_of(tmp_path / "out", HIGH, "b")  # the same picture as a
     assert np.array_equal(frames_of(tmp_path / "out", HIGH, "a~001"), whole[75:90])
@@ -347,7 +348,8 @@ def test_full_disk(tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyP
         with zipfile.ZipFile(path) as archive:
             assert archive.testzip() is None
     # With more room, the same command goes on.
-    shutil.copytree(small_disk / "out", tmp_path / "out")
+    if left:
+        shutil.copytree(small_disk / "out", tmp_path / "out")
     again = prepare(tmp_path / "raw", tmp_path / "out", lr=Size(64, 64), hr=Size(256, 256))
     assert again.totals["clips"] == 4
 

@@ -126,7 +126,9 @@ def test_crops_that_do_not_fit(tmp_path: Path) -> None:
     make_video(tmp_path / "raw" / "a.mp4", frames=20)
     make_video(tmp_path / "raw" / "b.mp4", size="200x200", frames=20)
     manifest = run(tmp_path / "raw", tmp_path / "out", crop="0:0:150:150")
-    assert [s.skipped for s in manifest.skipped] == ["is 64x96, and the crop 0:0:150:150 (X:Y:W:H) reaches beyond it"]
+    assert [s.skipped for s in manifest.skipped] == [
+        "is 96 pixels wide and 64 high, and the crop 0:0:150:150 (X:Y:W:H) reaches beyond it, to 150 and 150"
+    ]
     with pytest.raises(DataError, match="smaller than the low resolution"):
         run(tmp_path / "raw", tmp_path / "out2", crop="0:0:10:10")
 
@@ -153,6 +155,8 @@ def test_still_and_black_clips(tmp_path: Path) -> None:
     assert {c.name: (c.static, c.black) for c in manifest.clips()} == {
         "moves": (False, False), "still": (True, False), "black": (True, True),
     }  # fmt: skip
+    again = run(raw, tmp_path / "split", scene_cut="auto")  # what shows nothing at all is no fade
+    assert list(again.clips()) == list(manifest.clips())
     manifest = run(raw, tmp_path / "dropped", scene_cut="off", drop_static=True)
     assert [c.name for c in manifest.clips()] == ["moves"]
     assert {s.path: s.skipped for s in manifest.skipped} == {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import gc
 import json
 import os
 import signal
@@ -310,3 +312,33 @@ def test_no_dask(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(ConfigError, match=r"pip install 'lvgan\[dask\]'"):
         run(raw, tmp_path / "out", dask="tcp://127.0.0.1:1")
+
+
+@pytest.mark.parametrize("address", ["nonsense", "tcp://127.0.0.1:1"])
+def test_no_scheduler(raw: Path, tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed", reason="distributed is not installed (lvgan[dask])")
+    monkeypatch.setattr("lvgan.data.workers.PATIENCE", 0.5)
+    with pytest.raises(ConfigError, match="no Dask scheduler answers"):  # and no warning: those are errors here
+        run(raw, tmp_path / "some" / "out", dask=address)
+    gc.collect()
+    assert not (tmp_path / "some").exists()
+
+
+def test_a_failure_leaves_what_others_put_there(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "cuts.yaml").write_text("{}")
+    with pytest.raises(ConfigError, match="pip install"):
+        run(raw, out, dask="tcp://127.0.0.1:1")
+    assert sorted(os.listdir(out)) == [".lock", "cuts.yaml"]
+
+
+def test_a_disk_that_is_full_at_once_leaves_nothing(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("lvgan.data.shards.zipfile.ZipFile.writestr", full)
+    with pytest.raises(MachineError, match="the disk is full"):
+        run(raw, tmp_path / "some" / "out")
+    assert not (tmp_path / "some").exists()

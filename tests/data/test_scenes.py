@@ -85,7 +85,7 @@ def test_a_dissolve_is_covered(length: int) -> None:
 
 
 @pytest.mark.parametrize("level", [0, 255])
-@pytest.mark.parametrize(("out", "hold", "back"), [(12, 4, 12), (10, 1, 0), (0, 6, 10), (20, 90, 20), (34, 5, 45)])
+@pytest.mark.parametrize(("out", "hold", "back"), [(12, 4, 12), (10, 1, 0), (0, 6, 10), (20, 55, 20), (34, 5, 45)])
 def test_a_fade_is_covered(level: int, out: int, hold: int, back: int) -> None:
     frames, made = fade(pan(0, 60), pan(1, 60), out, hold, back, level)
     found = find(frames)
@@ -153,3 +153,42 @@ def test_pieces() -> None:
     assert pieces(100, [Cut(20, 60, "fade"), Cut(30, 40)]) == [(0, 18), (62, 100)]
     assert pieces(10, [Cut(0, 10, "fade")]) == []
     assert pieces(10, [Cut(9, 9)]) == [(0, 7)]
+
+
+@pytest.mark.parametrize("frames", [1, 20, 60, 61, 300])
+@pytest.mark.parametrize("level", [0, 16, 130, 255])
+def test_a_video_that_is_blank_from_start_to_end_is_one_shot(frames: int, level: int) -> None:
+    assert find(np.full((frames, 36, 64, 3), level, np.uint8)) == []
+
+
+@pytest.mark.parametrize("level", [0, 255])
+@pytest.mark.parametrize("hold", [61, 90, 200, 1000])
+@pytest.mark.parametrize("slope", [0, 12, 30])
+def test_what_is_blank_for_long_is_a_shot_of_its_own(slope: int, hold: int, level: int) -> None:
+    frames, made = fade(pan(0, 60), pan(1, 60), slope, hold, slope, level)
+    before, blank, after = pieces(len(frames), find(frames), margin=0)
+    assert before[0] == 0
+    assert after[1] == len(frames)
+    for (_, end), (start, _) in ((before, blank), (blank, after)):
+        assert start - end <= slope + 1
+    assert abs(before[1] - made.start) <= max(slope // 3, 1)
+    assert abs(after[0] - made.end) <= max(slope // 3, 1)
+    assert (frames[blank[0] : blank[1]].std(axis=(1, 2)) < 8).all()
+    assert hold <= blank[1] - blank[0] + 1
+
+
+@pytest.mark.parametrize("hold", [5, 30, 45, 55])
+def test_what_is_blank_for_a_moment_belongs_to_the_fade(hold: int) -> None:
+    frames, _ = fade(pan(0, 60), pan(1, 60), 10, hold, 10)
+    assert len(pieces(len(frames), find(frames))) == 2
+
+
+@pytest.mark.parametrize("hold", [1, 20, 59, 60, 61, 62, 80, 200])
+@pytest.mark.parametrize("slope", [0, 10, 36, 70])
+def test_transitions_are_reported_in_time(slope: int, hold: int) -> None:
+    frames, _ = fade(pan(0, 100), pan(1, 100), slope, hold, slope)
+    finder = SceneFinder()
+    for count, frame in enumerate(frames, start=1):
+        for cut in finder.push(frame):
+            assert cut.start >= count - 1 - finder.delay
+    assert all(cut.start >= len(frames) - finder.delay for cut in finder.finish())

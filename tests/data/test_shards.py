@@ -143,7 +143,7 @@ def test_damage_is_named(tmp_path: Path) -> None:
     expect("damaged", b"")
     expect("checksum differs", good[:200] + bytes([good[200] ^ 255]) + good[201:])
     write_zip(path, {"frame_paths.json": b'{"a": ["gone.jpg"]}'})
-    expect("a/gone.jpg, which is not there", path.read_bytes())
+    expect("'a/gone.jpg', which is not there", path.read_bytes())
     write_zip(path, {"a/1.png": b"no picture"})
     with pytest.raises(DataError, match="is no picture"):
         ShardFolder(path.parent, SIZE).read("a", 0, 1)
@@ -168,7 +168,7 @@ def listing(content: object) -> dict[str, bytes]:
         (listing({"a": "1.png"}), "gives 'a' no list"),
         (listing({"a": [1]}), "gives 'a' no list"),
         (listing({"a": {"1.png": 0}}), "gives 'a' no list"),
-        (listing({"a": ["1.png", "2.png"]}), r"names a/2\.png, which is not there"),
+        (listing({"a": ["1.png", "2.png"]}), r"names 'a/2\.png', which is not there"),
         ({"frame_paths.json": b"\xff\xfe{", "a/1.png": packed(0)}, "is damaged"),
         ({"frame_paths.json": b"[" * 100_000}, "is damaged"),
         ({"frame_paths.json": b"", "a/1.png": packed(0)}, "is damaged"),

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 from lvgan.cli import app, commands  # noqa: F401
 from lvgan.data.cache import open_cache
+from lvgan.data.dataset import ClipDataset
 from lvgan.data.prepare import prepare
 from lvgan.data.shards import ShardFolder
 from lvgan.data.verify import describe, length_histogram, sample_grid, verify
@@ -50,7 +54,7 @@ def test_info(root: Path, prepared: Path) -> None:
     low, high = found.resolutions
     assert (low.size, low.shards, high.size) == (LOW, 3, HIGH)
     assert low.bytes == sum(p.stat().st_size for p in (root / LOW.folder()).glob("*.zip"))
-    assert low.decoded == 128 + 33 * 4 * 6 * 3
+    assert low.decoded == 128 + 33 * 4 * 6 * 3 + 4 * 3  # header, frames, checksums
     assert high.decoded == 0
     assert describe(prepared).fps == 30
     said = call("info", root).output
@@ -194,3 +198,80 @@ def test_preparing_at_other_sizes_removes_decoded_frames(prepared: Path, tmp_pat
     prepare(prepared.parent / "raw", root, lr=Size(4, 4), hr=Size(8, 8), overwrite=True)
     assert sorted(path.name for path in root.iterdir() if path.is_dir()) == ["0004x0004", "0008x0008"]
     assert [path.name for path in (root / "0008x0008").iterdir()] == ["partition_0000.zip"]
+
+
+def edit_shard(path: Path, change: Callable[[dict[str, list[str]]], object], *, again: str | None = None) -> None:
+    """Write a shard anew, with another list of frames, and with one of its files stored twice."""
+    with zipfile.ZipFile(path) as archive:
+        held = {name: archive.read(name) for name in archive.namelist()}
+    listed = json.loads(held.pop("frame_paths.json"))
+    change(listed)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in [*held.items(), *((again, held[again]) for _ in range(1) if again is not None)]:
+            archive.writestr(name, content)
+        archive.writestr("frame_paths.json", json.dumps(listed))
+
+
+def swap(listed: dict[str, list[str]]) -> None:
+    names = listed["b/c"]
+    names[3], names[4] = names[4], names[3]
+
+
+def slip(listed: dict[str, list[str]]) -> None:
+    listed["b/c"][5:7] = [listed["b/c"][5]] * 2
+
+
+@pytest.mark.parametrize(("change", "frame"), [(swap, 3), (slip, 6)])
+def test_frames_that_do_not_belong_together(root: Path, change: Callable[..., object], frame: int) -> None:
+    edit_shard(root / HIGH.folder() / "partition_0001.zip", change)
+    words = f"frame {frame} is 'frame_{frame:06d}.jpg' in 0004x0006 and"
+    problems = verify(root).problems
+    assert any(words in line and "'b/c'" in line for line in problems)
+    assert any("lists 1 frame of clip 'b/c' twice" in line for line in problems) == (change is slip)
+    with pytest.raises(DataError, match=re.escape(words)):
+        ClipDataset(root)
+
+
+def test_names_with_other_suffixes_or_of_another_kind_are_no_difference(root: Path) -> None:
+    path = root / HIGH.folder() / "partition_0002.zip"
+    with zipfile.ZipFile(path) as archive:
+        frames = [archive.read(f"d/frame_{i:06d}.jpg") for i in range(3)]
+    for form in ("frame_{:06d}.jpeg", "other{}.jpg"):
+        with zipfile.ZipFile(path, "w") as archive:
+            for i, frame in enumerate(frames):
+                archive.writestr("d/" + form.format(i), frame)
+        assert verify(root).problems == ()
+        assert len(ClipDataset(root).clips) == 3
+
+
+def test_a_file_stored_twice(root: Path) -> None:
+    path = root / LOW.folder() / "partition_0002.zip"
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        edit_shard(path, lambda _: None, again="d/frame_000001.jpg")
+    assert verify(root).problems == (f"{path} holds the file 'd/frame_000001.jpg' more than once",)
+
+
+@pytest.mark.parametrize("name", ["\ud800x", "a\x1b[2J\nb"])
+def test_names_that_are_not_for_the_screen(root: Path, name: str) -> None:
+    change = lambda listed: listed.update({name: listed.pop("d")})  # noqa: E731
+    for size in (LOW, HIGH):
+        edit_shard(root / size.folder() / "partition_0002.zip", change)
+    result = call("verify", root)
+    assert result.exit_code == 1
+    assert "\x1b" not in result.output
+    assert all(line.startswith(("decoding", str(root), "clip 'd'")) for line in result.output.splitlines() if line)
+    for command in (("info",), ("resize", "--size", "2x3")):
+        error = call(command[0], root, *command[1:]).exception
+        assert isinstance(error, DataError)
+        assert str(error).isprintable()
+
+
+def test_info_of_a_set_that_is_not_complete(prepared: Path, tmp_path: Path) -> None:
+    assert "not complete" not in call("info", prepared).output
+    shutil.copytree(prepared, tmp_path / "part")
+    manifest = json.loads((prepared / "manifest.json").read_text())
+    (tmp_path / "part" / "manifest.json").write_text(json.dumps({**manifest, "complete": False}))
+    assert "not complete: `lvgan prepare` was stopped" in call("info", tmp_path / "part").output
+    for shard in tmp_path.glob("part/0*/*.zip"):
+        shard.unlink()
+    assert "0 clips, 0 frames" in call("info", tmp_path / "part").output
