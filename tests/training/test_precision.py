@@ -34,7 +34,7 @@ def _losses(stage: str, data: Path, **settings: object) -> list[dict[str, float]
 
 
 @pytest.fixture(scope="module")
-def exact(shards: Path) -> dict[str, list[dict[str, float]]]:  # noqa: F811
+def exact(shards: Path) -> dict[str, list[dict[str, float]]]:
     return {stage: _losses(stage, shards) for stage in ("lr", "sr")}
 
 
@@ -56,7 +56,7 @@ def exact(shards: Path) -> dict[str, list[dict[str, float]]]:  # noqa: F811
 def test_a_short_run_is_the_same_but_for_rounding(
     stage: str,
     settings: dict[str, object],
-    shards: Path,  # noqa: F811
+    shards: Path,
     exact: dict[str, list[dict[str, float]]],
 ) -> None:
     tolerance = TOLERANCE[str(settings.get("precision", "fp32"))]
@@ -69,7 +69,7 @@ def test_a_short_run_is_the_same_but_for_rounding(
                 assert abs(ours[key] - expected[key]) <= limit, (step, key, ours[key], expected[key])
 
 
-def test_half_precision_is_another_computation(shards: Path, exact: dict[str, list[dict[str, float]]]) -> None:  # noqa: F811
+def test_half_precision_is_another_computation(shards: Path, exact: dict[str, list[dict[str, float]]]) -> None:
     assert _losses("sr", shards, precision="bf16")[0] != exact["sr"][0]
 
 
@@ -136,7 +136,7 @@ def test_without_a_compiler_the_networks_run_as_they_are(monkeypatch: pytest.Mon
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of the compiler itself
-def test_compiled_networks_train_alike(shards: Path, exact: dict[str, list[dict[str, float]]]) -> None:  # noqa: F811
+def test_compiled_networks_train_alike(shards: Path, exact: dict[str, list[dict[str, float]]]) -> None:
     from torch._dynamo.utils import counters
 
     for stage in ("lr", "sr"):
@@ -150,7 +150,7 @@ def test_compiled_networks_train_alike(shards: Path, exact: dict[str, list[dict[
                     assert ours[key] == pytest.approx(expected[key], rel=2e-3, abs=2e-3), key
 
 
-def test_a_dry_run_writes_nothing_and_auto_is_recorded(shards: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_a_dry_run_writes_nothing_and_auto_is_recorded(shards: Path, tmp_path: Path) -> None:
     from tests.training.test_tasks import SMALL
 
     said: list[str] = []
