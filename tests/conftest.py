@@ -6,6 +6,8 @@ import json
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as lvgan/__main__.py does, before torch is loaded
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # each of the workers is one of the machine's cores
 
 from dataclasses import dataclass
 from pathlib import Path
