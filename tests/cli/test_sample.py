@@ -133,7 +133,7 @@ def test_a_reader_that_stops_reading(folder: Path) -> None:
 def test_endless_video_ends_cleanly_when_interrupted(folder: Path) -> None:
     for how in (signal.SIGINT, signal.SIGTERM):
         grown = folder / "endless.partial.mp4"
-        result = interrupted(folder, "endless.mp4", how, lambda grown=grown: size_of(grown) > 6_000, frames="inf")
+        result = interrupted(folder, "endless.mp4", how, lambda grown=grown: size_of(grown) > 12_000, frames="inf")
         assert result.returncode == 0, result.stderr
         count = int(result.stdout.split(": ")[1].split()[0])
         found = decode(folder / "endless.mp4", 16, 16)
@@ -145,7 +145,7 @@ def test_endless_video_ends_cleanly_when_interrupted(folder: Path) -> None:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_what_was_made_before_a_kill_plays(folder: Path, how: int) -> None:
     grown = folder / f"cut{how}.partial.mp4"
-    result = interrupted(folder, f"cut{how}.mp4", how, lambda: size_of(grown) > 6_000)
+    result = interrupted(folder, f"cut{how}.mp4", how, lambda: size_of(grown) > 12_000)
     assert not (folder / f"cut{how}.mp4").exists()
     found = decode(grown, 16, 16)
     assert len(found) >= 60
