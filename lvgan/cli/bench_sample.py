@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from lvgan.models.lr_generator import LrGenerator
 from lvgan.models.noise import frame_noise
 from lvgan.models.sr_generator import SrGenerator
 from lvgan.ops import native
+from lvgan.training.memory import peak_resident
 
 Row = dict[str, Any]
 FIRST_FRAMES = (0, 10**6, 10**12)
@@ -174,21 +175,10 @@ def child() -> None:
         started = time.perf_counter()
         feed(iterate(video, 0, options["count"]), writer)
         seconds = time.perf_counter() - started
-    result = {"seconds": seconds, "peak_mb": _peak_bytes() / 1e6}
+    result = {"seconds": seconds, "peak_mb": peak_resident() / 1e6}
     if device.type == "cuda":
         result["peak_gpu_mb"] = torch.cuda.max_memory_allocated(device) / 1e6
     print(json.dumps(result))
-
-
-def _peak_bytes() -> int:
-    """The most memory that this process has held."""
-    import resource
-
-    with suppress(OSError):  # Linux: what getrusage says can be the parent's, from before the start
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def run(

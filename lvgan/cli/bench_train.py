@@ -28,12 +28,12 @@ from lvgan.data.dataset import ClipDataset
 from lvgan.data.resize import crop_resize
 from lvgan.data.shards import ShardWriter, encode_jpeg, shard_name
 from lvgan.data.windows import Batches, Windows
+from lvgan.device import keep_freed_memory
 from lvgan.errors import ConfigError
 from lvgan.pixels import from_bytes
 from lvgan.sizes import Size
 from lvgan.training.dry_run import dry_run
 from lvgan.training.lr import LrTask
-from lvgan.training.memory import keep_freed_memory
 from lvgan.training.precision import computing
 from lvgan.training.sr import SrTask
 from lvgan.training.task import Sample, Task

@@ -307,11 +307,11 @@ def _measure(
     refresh: bool,
 ) -> list[Score]:
     """Measure and write."""
-    from lvgan.data.writers import writing
     from lvgan.device import pick_device
     from lvgan.errors import ConfigError
     from lvgan.evaluation.fvd import Machine, measure_distance
     from lvgan.evaluation.protocol import write_scores
+    from lvgan.files import writing
 
     if output.parent.exists() and not output.parent.is_dir():
         raise ConfigError(f"--output {output.parent} is a file, but a folder was expected; name another")

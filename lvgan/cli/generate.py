@@ -56,6 +56,7 @@ def sample(
     from lvgan import checkpoint as ckpt
     from lvgan.data.encoding import check_output
     from lvgan.device import pick_device, return_freed_memory
+    from lvgan.files import content_hash
     from lvgan.generate.generators import load_generators
     from lvgan.generate.timeline import check_range, iterate
     from lvgan.ops import native
@@ -73,7 +74,7 @@ def sample(
     record: dict[str, Any] = {"seed": seed, "start": start, "stride": stride, "truncation": truncation}
     if kind == "":
         hashes = {"checkpoint": lr_path, "super-resolution checkpoint": sr_path}
-        record |= {key: path and ckpt.content_hash(path) for key, path in hashes.items()}
+        record |= {key: path and content_hash(path) for key, path in hashes.items()}
 
     def make(done: int) -> Iterator[Tensor]:
         rest = None if count is None else count - done
@@ -173,6 +174,7 @@ def upscale(
     from lvgan.data.writers import partial_name
     from lvgan.device import pick_device, return_freed_memory
     from lvgan.errors import ConfigError
+    from lvgan.files import content_hash
     from lvgan.generate.generators import load_sr, to_channels
     from lvgan.generate.generators import upscale as upscale_frames
     from lvgan.generate.output import ahead
@@ -193,7 +195,7 @@ def upscale(
         _say(f"{video} is {info.height}x{info.width}; it is cropped and resized to the network's {size} first")
     record: dict[str, Any] = {"seed": seed, "fps": rate, "truncation": truncation}
     if kind == "":
-        record |= {"video": fingerprint(video), "super-resolution checkpoint": ckpt.content_hash(path)}
+        record |= {"video": fingerprint(video), "super-resolution checkpoint": content_hash(path)}
     with read_frames(video, [size], fps=rate) as source:
         frames = (to_channels(torch.from_numpy(frame).permute(2, 0, 1), generator.channels) for (frame,) in source)
         count = None if info.duration is None else round(info.duration * rate)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -57,88 +57,65 @@ Gpus = Annotated[
 ]
 
 
-def train_lr(
-    data: Data,
-    run: RunName = None,
-    new: New = False,
-    preset: Preset = None,
-    config: ConfigFile = None,
-    set_: Set = None,
-    steps: Steps = None,
-    batch: Batch = None,
-    micro_batch: MicroBatch = None,
-    precision: Precision = None,
-    compile_: Compile = None,
-    seed: Seed = None,
-    keep: Keep = None,
-    init: Init = None,
-    lr: Low = None,
-    hr: High = None,
-    sampling: Sampling = None,
-    wandb: Wandb = False,
-    device: Device = "auto",
-    gpus: Gpus = "1",
-    dry_run: DryRun = False,
-) -> None:
+def _command(stage: str, about: str) -> Callable[..., None]:
+    """The command that trains a stage; both take the same options."""
+
+    def train(
+        data: Data,
+        run: RunName = None,
+        new: New = False,
+        preset: Preset = None,
+        config: ConfigFile = None,
+        set_: Set = None,
+        steps: Steps = None,
+        batch: Batch = None,
+        micro_batch: MicroBatch = None,
+        precision: Precision = None,
+        compile_: Compile = None,
+        seed: Seed = None,
+        keep: Keep = None,
+        init: Init = None,
+        lr: Low = None,
+        hr: High = None,
+        sampling: Sampling = None,
+        wandb: Wandb = False,
+        device: Device = "auto",
+        gpus: Gpus = "1",
+        dry_run: DryRun = False,
+    ) -> None:
+        flags = _flags(
+            {"lr": lr, "hr": hr, "sampling": sampling},
+            steps=steps,
+            batch=batch,
+            micro_batch=micro_batch,
+            precision=precision,
+            compile=compile_,
+            seed=seed,
+            keep=keep,
+            init=_absolute(init),
+        )
+        _train(stage, data, run, new, preset, config, set_ or [], flags, device, wandb, gpus, dry_run)
+
+    train.__doc__ = about
+    return train
+
+
+train_lr = _command(
+    "lr",
     """Train the low-resolution network.
 
     It learns what happens, over how long, from whole clips of small frames.
     The same command goes on where it stopped.
-    """
-    flags = _flags(
-        {"lr": lr, "hr": hr, "sampling": sampling},
-        steps=steps,
-        batch=batch,
-        micro_batch=micro_batch,
-        precision=precision,
-        compile=compile_,
-        seed=seed,
-        keep=keep,
-        init=_absolute(init),
-    )
-    _train("lr", data, run, new, preset, config, set_ or [], flags, device, wandb, gpus, dry_run)
-
-
-def train_sr(
-    data: Data,
-    run: RunName = None,
-    new: New = False,
-    preset: Preset = None,
-    config: ConfigFile = None,
-    set_: Set = None,
-    steps: Steps = None,
-    batch: Batch = None,
-    micro_batch: MicroBatch = None,
-    precision: Precision = None,
-    compile_: Compile = None,
-    seed: Seed = None,
-    keep: Keep = None,
-    init: Init = None,
-    lr: Low = None,
-    hr: High = None,
-    sampling: Sampling = None,
-    wandb: Wandb = False,
-    device: Device = "auto",
-    gpus: Gpus = "1",
-    dry_run: DryRun = False,
-) -> None:
+    """,
+)
+train_sr = _command(
+    "sr",
     """Train the super-resolution network.
 
     It learns what the world looks like close up, from a few frames at a time.
     The same command goes on where it stopped.
-    """
-    flags = _flags(
-        {"lr": lr, "hr": hr, "sampling": sampling},
-        steps=steps,
-        batch=batch,
-        micro_batch=micro_batch,
-        precision=precision,
-        compile=compile_,
-        seed=seed,
-        keep=keep,
-        init=_absolute(init),
-    )
-    _train("sr", data, run, new, preset, config, set_ or [], flags, device, wandb, gpus, dry_run)
+    """,
+)
 
 
 def _absolute(path: Path | None) -> str | None:
@@ -175,9 +152,7 @@ def _train(
 
     request = Request(stage, data, preset, config, overrides, flags, wandb)
     with exit_when_stopped():
-        run = train_stage(
-            request, run_name=run_name, new=new, device=device, say=typer.echo, dry_run=dry_run
-        )
+        run = train_stage(request, run_name=run_name, new=new, device=device, say=typer.echo, dry_run=dry_run)
     if launch.is_first() and not dry_run:
         typer.echo(next_command(run.newest_checkpoint(), stage, data))
 

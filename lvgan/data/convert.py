@@ -27,8 +27,8 @@ from lvgan.data.scenes import SceneFinder
 from lvgan.data.shards import ShardWriter, encode_jpeg, shard_name
 from lvgan.data.splitter import Piece, Splitter
 from lvgan.data.video import FrameReader, read_frames, sample_frames
-from lvgan.data.writers import writing
 from lvgan.errors import MediaError
+from lvgan.files import writing
 
 Frame = NDArray[np.uint8]  # [H, W, 3]
 Reader = FrameReader | PictureReader

@@ -22,10 +22,9 @@ from lvgan.data.writers import (
     PngFolderWriter,
     VideoWriter,
     check_png_folder,
-    disk_full,
-    writing,
 )
 from lvgan.errors import ConfigError, MediaError
+from lvgan.files import disk_full, writing
 from lvgan.sizes import Size
 
 OUTPUTS = ".mp4 or .mkv (H.264), .gif, .npy, a name without a suffix for a folder of PNG frames, or - for a stream"

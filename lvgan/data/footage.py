@@ -149,7 +149,7 @@ def _check(videos: int, seconds: float, fps: float, size: Size, workers: int | N
 
 def _claim(folder: Path, settings: dict[str, Any], overwrite: bool) -> None:
     """Make the folder ours: record the settings, refuse those of other footage, or remove that footage."""
-    from lvgan.data.writers import writing
+    from lvgan.files import writing
 
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file, but a folder was expected; name another")

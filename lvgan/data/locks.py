@@ -12,8 +12,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from lvgan.data.writers import writing
 from lvgan.errors import DataError
+from lvgan.files import writing
 
 NAME = ".lock"
 _EVERYTHING = 1 << 40

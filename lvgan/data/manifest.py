@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lvgan.data.writers import writing
 from lvgan.errors import DataError
+from lvgan.files import writing
 from lvgan.sizes import Size
 
 FILE_NAME = "manifest.json"

@@ -20,6 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from lvgan.data.filters import Region, Span, centre, frame_numbers
 from lvgan.data.info import LARGEST_PICTURE, VideoInfo, too_large
 from lvgan.errors import MediaError
+from lvgan.files import natural_key
 from lvgan.sizes import Size
 
 Frame = NDArray[np.uint8]  # [H, W, 3]
@@ -30,13 +31,6 @@ _UNREADABLE = (
     OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, MemoryError, struct.error, zlib.error,
     UnidentifiedImageError, Image.DecompressionBombError, Image.DecompressionBombWarning,
 )  # fmt: skip
-
-
-def natural_key(name: str) -> list[tuple[int, str]]:
-    """Sorts ``frame_2`` before ``frame_10``."""
-    parts = re.split(r"(\d+)", name, flags=re.ASCII)
-    # The text itself decides between 01 and 1.
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts] + [(-1, name)]
 
 
 def list_pictures(folder: Path) -> list[Path]:

@@ -29,8 +29,8 @@ from lvgan.data.program import ffmpeg_version
 from lvgan.data.scan import scan
 from lvgan.data.shards import find_resolutions
 from lvgan.data.workers import Made, run_dask, run_here, run_processes
-from lvgan.data.writers import writing
 from lvgan.errors import ConfigError, DataError, MachineError
+from lvgan.files import writing
 from lvgan.sizes import Size
 from lvgan.version import __version__
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import html
 import io
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import yaml
@@ -18,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lvgan.data.scenes import Cut
-from lvgan.data.writers import writing
+from lvgan.files import write_whole
 
 _SIDE, _QUALITY = 128, 60  # of thumbnails
 _LARGEST = 10_000_000  # bytes of all thumbnails on a page (a third more in base64)
@@ -70,22 +68,11 @@ def write_report(
     """
     total = sum(len(clip.first) + len(clip.last) for clip in clips)
     shrink = min(1.0, _LARGEST / total) if total else 1.0
-    _write(Path(path), _page(title, clips, skipped, shrink))
+    _write(path, _page(title, clips, skipped, shrink))
 
 
-def _write(target: Path, parts: Iterable[str]) -> None:
-    """Write a text beside its place and rename it; nothing is left of one that cannot be finished."""
-    partial = target.with_name(target.name + ".partial")
-    with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(partial, "w", encoding="utf-8", errors="replace") as file:
-                file.writelines(parts)
-            os.replace(partial, target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-            raise
+def _write(path: str | os.PathLike[str], parts: Iterable[str]) -> None:
+    write_whole(path, lambda file: file.writelines(part.encode("utf-8", "replace") for part in parts))
 
 
 def _page(title: str, clips: Sequence[ReportClip], skipped: Mapping[str, str], shrink: float) -> Iterator[str]:
@@ -184,7 +171,7 @@ def write_cuts_yaml(path: str | os.PathLike[str], videos: Sequence[VideoParts], 
         MachineError: it cannot be written.
     """
     lines = [line for video in videos for line in _cuts_lines(video, fps)]
-    _write(Path(path), [_CUTS_HEAD.format(fps=fps), *(lines or ["{}\n"])])
+    _write(path, [_CUTS_HEAD.format(fps=fps), *(lines or ["{}\n"])])
 
 
 _CUTS_HEAD = """\

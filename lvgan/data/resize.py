@@ -24,8 +24,8 @@ from lvgan.data.shards import (
     find_resolutions,
     shard_comment,
 )
-from lvgan.data.writers import writing
 from lvgan.errors import ConfigError, DataError
+from lvgan.files import writing
 from lvgan.sizes import Size
 
 _MARK = b"lvgan resize "

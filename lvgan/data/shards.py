@@ -29,8 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from lvgan.data.writers import sync_and_close, writing
+from lvgan.data.writers import sync_and_close
 from lvgan.errors import DataError
+from lvgan.files import natural_key, writing
 from lvgan.sizes import Size
 
 Frames = NDArray[np.uint8]  # [T, H, W, 3] or [T, H, W, 1]
@@ -430,10 +431,4 @@ def _listing(names: Iterable[str]) -> dict[str, list[str]]:
         folder, _, file = name.rpartition("/")
         if file.lower().endswith(PICTURES) and not file.startswith("."):
             clips.setdefault(folder, []).append(file)
-    return {clip: sorted(files, key=_natural) for clip, files in clips.items()}
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    parts = re.split(r"(\d+)", name, flags=re.ASCII)
-    # The text itself decides between 01 and 1.
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts] + [(-1, name)]
+    return {clip: sorted(files, key=natural_key) for clip, files in clips.items()}

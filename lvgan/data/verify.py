@@ -25,8 +25,8 @@ from lvgan.data.shards import (
     order_differs,
     shard_name,
 )
-from lvgan.data.writers import writing
 from lvgan.errors import DataError
+from lvgan.files import write_whole
 from lvgan.sizes import Size
 
 USUAL_FPS = 30.0  # of the published sets
@@ -118,15 +118,7 @@ def sample_grid(root: str | os.PathLike[str], path: Path, side: int = 128) -> Si
         numbers = np.linspace(0, clips[i].frames - 1, GRID_SIDE).round().astype(int).tolist()
         rows.append(np.concatenate([shards.read(clips[i].name, n, 1)[0] for n in numbers], axis=1))
     sheet: NDArray[np.uint8] = np.concatenate(rows)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(sheet).save(partial, "PNG")
-            os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    write_whole(path, lambda file: Image.fromarray(sheet).save(file, "PNG"))
     return Size(*sheet.shape[:2])
 
 

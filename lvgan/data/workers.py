@@ -21,8 +21,8 @@ from typing import Any
 
 from lvgan.data.convert import WORK, StoppedError, Task, Watch, make_unit
 from lvgan.data.manifest import ShardRecord
-from lvgan.data.writers import writing
 from lvgan.errors import ConfigError, DataError, MachineError
+from lvgan.files import writing
 
 Advance = Callable[[int], None]
 Made = tuple[Task, list[ShardRecord]]

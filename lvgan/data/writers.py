@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -18,35 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvgan.errors import ConfigError, MachineError, MediaError
+from lvgan.files import writing
 from lvgan.sizes import Size
 
 Frame = NDArray[np.uint8]
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def machine_error(error: OSError, path: Path) -> MachineError:
-    """One sentence about a file or folder that could not be written."""
-    if error.errno in _FULL:
-        return disk_full(path)
-    reason = error.strerror or str(error)
-    return MachineError(f"{path} could not be written ({reason}); choose another place or mend this one")
-
-
-def disk_full(path: Path) -> MachineError:
-    """One sentence about a disk without room for `path`."""
-    return MachineError(f"the disk is full: {path} could not be written; free some space and run it again")
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what the operating system says while `path` is written into a :class:`MachineError`."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise machine_error(error, path) from error
 
 
 def sync_and_close(file: BinaryIO) -> None:

@@ -7,7 +7,6 @@ return_features on uint8; Inception-v3 of 2015).
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -23,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lvgan.errors import ConfigError, DataError, LvganError, MachineError
+from lvgan.files import content_hash
 
 Kind = Literal["clips", "frames"]
 Network = Callable[[np.ndarray], np.ndarray]  # uint8 [N, T, H, W, C] to float [N, D]
@@ -188,14 +188,10 @@ def missing_text(known: KnownDetector) -> str:
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a file."""
-    digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        return content_hash(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}): mend that or name another file") from error
-    return digest.hexdigest()
 
 
 def _record_of(path: Path) -> Path:
@@ -226,7 +222,7 @@ def fetch_detector(known: KnownDetector, *, sha256: str | None = None, progress:
     import urllib.error
     import urllib.request
 
-    from lvgan.data.writers import writing
+    from lvgan.files import writing
 
     target = known_path(known)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
@@ -260,7 +256,7 @@ def fetch_detector(known: KnownDetector, *, sha256: str | None = None, progress:
 def _download(answer: Any, partial: Path, name: str, progress: bool) -> None:
     from tqdm import tqdm
 
-    from lvgan.data.writers import writing
+    from lvgan.files import writing
 
     length = answer.headers.get("Content-Length")
     total = int(length) if length and length.isdecimal() else None

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lvgan.evaluation.files import write_whole
 from lvgan.evaluation.horizon import RHYTHM_LAGS, Horizon, rhythm
 from lvgan.evaluation.plots import FPS, INK, MODEL_COLORS, MODEL_DASHES, REAL_DASHES
+from lvgan.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from lvgan.evaluation.files import write_whole
 from lvgan.evaluation.horizon import (
     RHYTHM_BLOCK,
     RHYTHM_LAGS,
@@ -29,6 +28,7 @@ from lvgan.evaluation.plots import FPS
 from lvgan.evaluation.protocol import Score, record
 from lvgan.evaluation.repetition import DISTINCT, FLOOR, NEAR, SPAN, Repetition
 from lvgan.evaluation.sources import ClipSource
+from lvgan.files import write_whole
 from lvgan.seeding import derive
 
 RATIO_QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95)

@@ -12,6 +12,7 @@ import torch
 from lvgan import checkpoint as ckpt
 from lvgan.errors import DataError
 from lvgan.evaluation.sources import FunctionSource, Numbered, ShardSource, StoredSource, Wanted, fit_frame
+from lvgan.files import content_hash
 from lvgan.generate.generators import load_generators, load_sr, to_channels, upscale
 from lvgan.generate.output import frame_array
 from lvgan.generate.timeline import Frames
@@ -67,7 +68,7 @@ class ModelSource(FunctionSource):
 
 
 def _fingerprint(files: list[Path]) -> str:
-    return "sha256:" + "+".join(ckpt.content_hash(file) for file in files)
+    return "sha256:" + "+".join(content_hash(file) for file in files)
 
 
 class UpscaledSource:

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lvgan.evaluation.color import CurveArea, SimilarityCurve, check_comparable
-from lvgan.evaluation.files import write_whole
 from lvgan.evaluation.protocol import COLOR_SIMILARITY, FORMAT, Score, as_json
+from lvgan.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

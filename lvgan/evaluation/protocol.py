@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lvgan.errors import DataError
-from lvgan.evaluation.files import write_whole
+from lvgan.files import write_whole
 from lvgan.version import __version__
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lvgan.evaluation.files import write_whole
 from lvgan.evaluation.protocol import Score, difference
+from lvgan.files import write_whole
 
 LARGEST = 10_000_000  # bytes of a page
 _RESERVE = 400_000  # of these for text

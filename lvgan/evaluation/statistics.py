@@ -19,8 +19,8 @@ import numpy as np
 from lvgan.errors import MachineError
 from lvgan.evaluation.detectors import Detector, user_cache
 from lvgan.evaluation.features import Features, Wish
-from lvgan.evaluation.files import write_whole
 from lvgan.evaluation.sources import ClipSource, StoredSource
+from lvgan.files import write_whole
 
 FORMAT = 1  # of the files, and of how clips are chosen: another one is not read
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from lvgan.data.encoding import open_writer
 from lvgan.data.writers import VideoWriter
+from lvgan.files import write_whole
 from lvgan.pixels import to_bytes
 
 _T = TypeVar("_T")
@@ -34,9 +34,8 @@ def frame_array(frame: Tensor) -> np.ndarray:
 def write_picture(frame: Tensor, path: Path) -> None:
     """Write a float picture ``[C, H, W]`` as PNG."""
     array = frame_array(frame)
-    partial = path.with_name(f".{path.name}.partial")
-    Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(partial, format="png")
-    os.replace(partial, path)
+    image = Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array)
+    write_whole(path, lambda file: image.save(file, format="png"))
 
 
 def write_video(frames: Iterable[Tensor], path: Path, fps: float = 30) -> int:

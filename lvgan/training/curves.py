@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lvgan.errors import DataError, MachineError
+from lvgan.errors import DataError
 from lvgan.evaluation.plots import INK, MODEL_COLORS
+from lvgan.files import write_whole
 from lvgan.training.logging import read_log
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ def plot_runs(histories: Sequence[History], output: Path) -> None:
         axes.set_xlim(0, 1.02 * last)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=130, metadata={"Software": None})
-    _write(output, picture.getvalue())
+    write_whole(output, lambda file: file.write(picture.getvalue()))
 
 
 def _panels(histories: Sequence[History]) -> list[Panel]:
@@ -251,18 +251,3 @@ def _style(axes: Axes, panel: Panel, curves: Sequence[Curve]) -> None:
     )  # fmt: skip
     for text in legend.get_texts():
         text.set_parse_math(False)  # a $ in a name is a $
-
-
-def _write(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            partial.write_bytes(data)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        raise MachineError(
-            f"{path} cannot be written ({error.strerror or error}); give another place with -o"
-        ) from error

@@ -5,7 +5,6 @@ The number of micro-batches does not change the result of training, so the searc
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import re
 import sys
@@ -113,21 +112,6 @@ def _group_room(folder: Path, limit_name: str, used_name: str, cache: str) -> in
         return None
     found = re.search(rf"^{cache} (\d+)$", statistics, re.M)
     return max(0, int(limit) - used + (int(found[1]) if found else 0))  # cached files give way
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep large blocks that it frees, for the next step takes them again (glibc; else nothing).
-
-    Otherwise each is returned and comes back as pages that the kernel has to clear: on a CPU a tenth to a fifth
-    of a step's processor time (measured, presets tiny), for a few per cent more memory.
-    """
-    trim_threshold, top_pad, mmap_max = -1, -2, -4  # mallopt's numbers
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):
-        return
-    for parameter, value in ((mmap_max, 0), (trim_threshold, 2**31 - 1), (top_pad, 2**26)):
-        mallopt(parameter, value)
 
 
 # --- the largest micro-batch ------------------------------------------------------------------------

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +35,7 @@ from lvgan.data.dataset import ClipDataset
 from lvgan.errors import DataError
 from lvgan.evaluation.color import BINS, CurveAccumulator, measure_similarity
 from lvgan.evaluation.sources import ShardSource
+from lvgan.files import write_whole
 from lvgan.generate.output import frame_array
 from lvgan.generate.timeline import LrVideo
 from lvgan.models.lr_generator import LrGenerator
@@ -172,9 +172,4 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """Write `values` so that `path` is at every moment the old file or the new one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(json.dumps(values) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, lambda file: file.write(json.dumps(values).encode() + b"\n"))

@@ -14,6 +14,7 @@ import torch
 from lvgan import config as cfg
 from lvgan.data.dataset import ClipDataset, choose_sizes
 from lvgan.data.windows import window_span
+from lvgan.device import keep_freed_memory
 from lvgan.errors import ConfigError, MachineError
 from lvgan.ops import native
 from lvgan.training import memory
@@ -142,7 +143,7 @@ def _train(
     say(f"{dataset.kept_message}; training on {ranks.described}")
     native.activate(target, say)
     if target.type == "cpu":
-        memory.keep_freed_memory()
+        keep_freed_memory()
     if target.type == "cpu" and sum(p.numel() for p in task.generator.parameters()) > 10_000_000:
         say("a network of this size is made for GPUs: on a CPU a step takes minutes (--preset tiny is a first look)")
     with (

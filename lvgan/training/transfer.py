@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lvgan import checkpoint as ckpt
 from lvgan.errors import CheckpointError, ConfigError
+from lvgan.files import content_hash
 from lvgan.training.task import Task
 
 _SHOWN = 8  # misfits that a message names
@@ -79,7 +80,7 @@ def start_from(task: Task, average: nn.Module, path: Path) -> tuple[dict[str, An
     if misfits:
         more = f"; and {len(misfits) - _SHOWN} more" if len(misfits) > _SHOWN else ""
         message += f"; not taken: {'; '.join(misfits[:_SHOWN])}{more}"
-    record = {"path": str(path), "step": part["step"], "sha256": ckpt.content_hash(path), "not_taken": misfits}
+    record = {"path": str(path), "step": part["step"], "sha256": content_hash(path), "not_taken": misfits}
     return record, message
 
 

@@ -11,17 +11,8 @@ import torch
 from lvgan.errors import ConfigError
 from lvgan.generate.noise_sources import ArrayNoise, CrossFade, Loop, SeedNoise, read
 from lvgan.generate.timeline import LrVideo
-from lvgan.models.lr_generator import BlockSpec, LrGenerator
+from lvgan.models.lr_generator import LrGenerator
 from lvgan.models.noise import frame_noise
-
-
-@pytest.fixture(scope="module")
-def generator() -> LrGenerator:
-    torch.manual_seed(0)
-    blocks = tuple(BlockSpec.parse(text) for text in ("8 t s", "8 t", "6 1x3x3 s"))
-    network = LrGenerator(8, 12, noise_channels=2, filters=4, footprint_min=8, footprint_max=40,
-                          latent=16, input_channels=8, blocks=blocks)  # fmt: skip
-    return network.eval().requires_grad_(False)
 
 
 def test_a_cross_fade_goes_from_one_seed_to_the_other_at_constant_power() -> None:
@@ -39,25 +30,25 @@ def test_a_cross_fade_goes_from_one_seed_to_the_other_at_constant_power() -> Non
         assert torch.equal(fade(start, 30, 8), noise[:, start + 50 : start + 80])
 
 
-def test_the_video_follows_the_noise(generator: LrGenerator) -> None:
+def test_the_video_follows_the_noise(lr_generator: LrGenerator) -> None:
     fade = CrossFade(SeedNoise(1), SeedNoise(2), start=64, frames=16)
-    made = LrVideo(generator, fade, segment=32).clip(-64, 320)
-    one, two = (LrVideo(generator, seed, segment=32).clip(-64, 320) for seed in (1, 2))
+    made = LrVideo(lr_generator, fade, segment=32).clip(-64, 320)
+    one, two = (LrVideo(lr_generator, seed, segment=32).clip(-64, 320) for seed in (1, 2))
     assert torch.equal(made[:, :32], one[:, :32])
     assert torch.equal(made[:, -64:], two[:, -64:])
     assert not torch.equal(made, one)
     assert not torch.equal(made, two)
 
 
-def test_a_loop_repeats_exactly(generator: LrGenerator) -> None:
-    made = LrVideo(generator, Loop(SeedNoise(3), 64), segment=32).clip(-64, 192)
+def test_a_loop_repeats_exactly(lr_generator: LrGenerator) -> None:
+    made = LrVideo(lr_generator, Loop(SeedNoise(3), 64), segment=32).clip(-64, 192)
     assert torch.equal(made[:, :64], made[:, 64:128])
     assert torch.equal(made[:, :64], made[:, 128:])
     assert not torch.equal(made[:, :32], made[:, 32:64])
     assert torch.equal(Loop(SeedNoise(3), 7)(-3, 10, 2), frame_noise(3, 0, 7, 2)[:, [4, 5, 6, 0, 1, 2, 3, 4, 5, 6]])
 
 
-def test_an_array_and_a_function(generator: LrGenerator) -> None:
+def test_an_array_and_a_function(lr_generator: LrGenerator) -> None:
     array = np.random.default_rng(0).normal(size=(2, 100))
     source = ArrayNoise(array, SeedNoise(5), first=-20)
     noise = source(-30, 150, 2)
@@ -69,8 +60,8 @@ def test_an_array_and_a_function(generator: LrGenerator) -> None:
         t = start + np.arange(count)
         return np.stack([math.sqrt(2) * np.sin(t / (5 + c)) for c in range(channels)])
 
-    whole = LrVideo(generator, wave, segment=32).clip(0, 64)
-    assert torch.equal(LrVideo(generator, wave, segment=32).clip(40, 1), whole[:, 40:41])
+    whole = LrVideo(lr_generator, wave, segment=32).clip(0, 64)
+    assert torch.equal(LrVideo(lr_generator, wave, segment=32).clip(40, 1), whole[:, 40:41])
     assert whole.std(1).mean() > 0
 
 

@@ -12,17 +12,7 @@ from lvgan.errors import ConfigError
 from lvgan.generate.generators import to_channels, upscale
 from lvgan.generate.grid import filmstrip, grid, grid_rows
 from lvgan.generate.timeline import HeldEnds, LrVideo, SrVideo, check_range, iterate
-from lvgan.models.lr_generator import BlockSpec, LrGenerator
 from lvgan.models.sr_generator import SrGenerator
-
-
-@pytest.fixture(scope="module")
-def lr_generator() -> LrGenerator:
-    torch.manual_seed(0)
-    blocks = tuple(BlockSpec.parse(text) for text in ("8 t s", "8 t", "6 1x3x3 s"))
-    network = LrGenerator(8, 12, noise_channels=2, filters=4, footprint_min=8, footprint_max=40,
-                          latent=16, input_channels=8, blocks=blocks)  # fmt: skip
-    return network.eval().requires_grad_(False)
 
 
 @pytest.fixture(scope="module")

@@ -25,10 +25,9 @@ from lvgan.training.loop import train
 from lvgan.training.lr import LrTask
 from lvgan.training.metrics import color_frames, real_color_curve, sr_distance
 from lvgan.training.runs import Run
-from lvgan.training.sr import SrTask
 from lvgan.training.trainer import Trainer
 from tests.clips import decode, make_video
-from tests.training.test_tasks import SMALL
+from tests.training.test_tasks import _task
 
 LOW, HIGH = Size(8, 16), Size(16, 32)
 
@@ -40,14 +39,6 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_video(folder / "raw" / f"{k}.mp4", size="64x32", frames=135, source=source)
     prepare(folder / "raw", folder / "out", lr=LOW, hr=HIGH)
     return folder / "out"
-
-
-def _task(stage: str, shards: Path, **training: object) -> LrTask | SrTask:
-    values = cfg.merge(SMALL[stage], {"data": {"path": str(shards), "lr": LOW, "hr": HIGH}, "training": training})
-    config = cfg.build(stage, values)
-    dataset = ClipDataset(shards, LOW, HIGH)
-    device = torch.device("cpu")
-    return LrTask(config, dataset, device) if isinstance(config, cfg.LrConfig) else SrTask(config, dataset, device)
 
 
 # --- low resolution -------------------------------------------------------------------------------
