@@ -50,6 +50,7 @@ class LrData:
     flip: bool = True
     sampling: str = _one_of("video", "frame")
     stride: int = _at_least(1, 1, 1000)  # use every n-th frame
+    fps: float | None = _at_least(None, 0.1, 1000)  # of the data, before the stride; None: what it holds, or 30
     cache: str = _one_of("auto", "memory", "off")  # decoded low-resolution frames (lvgan.data.cache)
 
 
@@ -103,6 +104,7 @@ class SrData:
     flip: bool = True
     sampling: str = _one_of("video", "frame")
     stride: int = _at_least(1, 1, 1000)  # use every n-th frame
+    fps: float | None = _at_least(None, 0.1, 1000)  # of the data, before the stride; None: what it holds, or 30
     cache: str = _one_of("auto", "memory", "off")  # decoded low-resolution frames (lvgan.data.cache)
 
 
@@ -218,6 +220,7 @@ class SrConfig:
 
 
 Config = LrConfig | SrConfig
+USUAL_FPS = 30.0  # frames a second, where nothing says how many
 STAGES: dict[str, type[LrConfig] | type[SrConfig]] = {"lr": LrConfig, "sr": SrConfig}
 
 # Settings that a run may change when it goes on: they do not touch what has been learnt.
@@ -225,6 +228,7 @@ STAGES: dict[str, type[LrConfig] | type[SrConfig]] = {"lr": LrConfig, "sr": SrCo
 FREE_KEYS = frozenset(
     (
         "data.cache",
+        "data.fps",
         "training.steps",
         "training.micro_batch",
         "training.log_every",
@@ -241,6 +245,11 @@ FREE_KEYS = frozenset(
 )
 
 _T = TypeVar("_T")
+
+
+def frame_rate(config: Config) -> float:
+    """Frames a second of what a network makes: the data's, every n-th of which it has seen."""
+    return (config.data.fps or USUAL_FPS) / config.data.stride
 
 
 # --- plain values <-> dataclasses -----------------------------------------------------------------

@@ -42,7 +42,7 @@ def sample(
     seed: Seed = 0,
     start: Annotated[int, typer.Option(help="First frame; any whole number, also negative.")] = 0,
     stride: Annotated[int, typer.Option(help="Take every so many-th frame only.")] = 1,
-    fps: Annotated[float, typer.Option(help="Frames per second of the file.")] = 30.0,
+    fps: Annotated[float | None, typer.Option(help="Frames per second.", show_default="as trained")] = None,
     truncation: Truncation = 1.0,
     stream: Stream = "matroska",
     overwrite: Overwrite = False,
@@ -63,13 +63,15 @@ def sample(
 
     count = _count(frames)
     check_range(start, 1 if count is None else count, stride)
-    _check_fps(fps)
+    if fps is not None:
+        _check_fps(fps)
     _, kind = check_output(output)
     return_freed_memory()
     target = pick_device(device)
     lr_path, sr_path = ckpt.find_pair(checkpoint, sr)
     generators = load_generators(lr_path, sr_path, target)
     native.activate(target, _say)
+    rate = fps or generators.fps
     video = generators.video(seed, truncation)
     record: dict[str, Any] = {"seed": seed, "start": start, "stride": stride, "truncation": truncation}
     if kind == "":
@@ -80,9 +82,9 @@ def sample(
         rest = None if count is None else count - done
         return iterate(video, start + done * stride, rest, stride)  # of a rest below 0, none
 
-    made = _write(make, output, fps, count, record, overwrite, stream, endless=count is None)
+    made = _write(make, output, rate, count, record, overwrite, stream, endless=count is None)
     height, width = (generators.sr or generators.lr).size
-    typer.echo(f"{output}: {made} frames of {height}x{width}, {made / fps:.1f} s", err=kind == "-")
+    typer.echo(f"{output}: {made} frames of {height}x{width}, {made / rate:.1f} s", err=kind == "-")
 
 
 def _write(

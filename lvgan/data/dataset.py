@@ -159,6 +159,12 @@ def choose_sizes(root: Path, lr: Size | None = None, hr: Size | None = None) -> 
     raise DataError(f"{root} holds {listed} and no {FILE_NAME} that says which are meant; name two of them")
 
 
+def stored_fps(root: Path) -> float | None:
+    """Frames a second of a set, as its manifest says; None where there is none."""
+    manifest = Manifest.load(root)
+    return None if manifest is None else float(manifest.settings["fps"])
+
+
 def _above(lr: Size, have: list[Size], manifest: Manifest | None) -> Size | None:
     """The high resolution that goes with `lr`, if it is clear."""
     if manifest is not None and manifest.lr == lr and manifest.hr in have:

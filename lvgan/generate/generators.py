@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lvgan import checkpoint as ckpt
+from lvgan import config as cfg
 from lvgan.errors import CheckpointError, ConfigError
 from lvgan.generate.timeline import Frames, HeldEnds, LrVideo, SrVideo
 from lvgan.models.build import generator_of
@@ -25,6 +26,7 @@ class Generators:
 
     lr: LrGenerator
     sr: SrGenerator | None
+    fps: float = cfg.USUAL_FPS  # frames a second, as trained
 
     def video(self, seed: int, truncation: float = 1.0) -> Frames:
         """The endless video of a seed, at the highest resolution there is; only what is next is kept in memory."""
@@ -57,9 +59,10 @@ def load_generators(path: Path, sr_path: Path | None, device: torch.device) -> G
             ckpt.check_pair(lr_part, sr_part)
     lr = generator_of(lr_part, str(path))
     sr = None if sr_part is None else generator_of(sr_part, str(sr_path))
+    fps = cfg.frame_rate(cfg.build("lr", lr_part["config"]))
     assert isinstance(lr, LrGenerator)
     assert sr is None or isinstance(sr, SrGenerator)
-    return Generators(lr.to(device), None if sr is None else sr.to(device))
+    return Generators(lr.to(device), None if sr is None else sr.to(device), fps)
 
 
 def load_sr(path: Path, device: torch.device) -> tuple[SrGenerator, Size]:

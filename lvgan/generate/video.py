@@ -91,6 +91,7 @@ class Video:
         self.size = Size(*(generators.sr or generators.lr).size)
         self.lr_size = Size(*generators.lr.size)
         self.channels = generators.lr.channels
+        self.fps = generators.fps
 
     def __getitem__(self, index: int | slice) -> Pictures:
         if not isinstance(index, slice):
@@ -133,15 +134,17 @@ class Video:
         *,
         start: int = 0,
         stride: int = 1,
-        fps: float = 30,
+        fps: float | None = None,
         overwrite: bool = False,
     ) -> None:
         """Write `count` frames as `lvgan sample` does: .mp4, .mkv, .gif, .npy, or a folder of PNG frames.
 
+        `fps`: frames a second; as trained (``video.fps``), if left out.
+
         A folder that holds frames already is refused (ConfigError), or emptied of them with `overwrite`.
         """
         check_range(start, count, stride)
-        with open_writer(path, fps, overwrite=overwrite) as writer:
+        with open_writer(path, fps or self.fps, overwrite=overwrite) as writer:
             feed(iterate(self._frames, start, count, stride), writer)
 
 

@@ -82,10 +82,10 @@ class LrTask(DataTask):
     def preview(self, generator: nn.Module, folder: Path, step: int) -> None:
         """Six clips of the average generator and a long one, always of the same seeds."""
         assert isinstance(generator, LrGenerator)
-        frames = self.config.data.frames
+        frames, fps = self.config.data.frames, cfg.frame_rate(self.config)
         videos = [LrVideo(generator, seed, segment=frames).clip(0, frames) for seed in range(6)]
-        write_clip_preview(torch.stack(videos), folder, f"step-{step:06d}")
-        write_long_preview(LrVideo(generator, 0, segment=frames), frames, folder, f"step-{step:06d}-long")
+        write_clip_preview(torch.stack(videos), folder, f"step-{step:06d}", fps)
+        write_long_preview(LrVideo(generator, 0, segment=frames), frames, folder, f"step-{step:06d}-long", fps)
 
     def measure(self, generator: nn.Module, folder: Path) -> dict[str, float]:
         """How far colours over time are from the data's."""

@@ -21,28 +21,31 @@ LONG = 8  # clip lengths
 LONGEST = 1024  # frames: what that is in the paper's preset
 
 
-def write_clip_preview(clips: Tensor, folder: Path, name: str) -> None:
+def write_clip_preview(clips: Tensor, folder: Path, name: str, fps: float) -> None:
     """``[N, C, T, H, W]``: a film strip (PNG), one row a clip, and a grid of the clips in motion (MP4)."""
     write_picture(filmstrip(clips), folder / f"{name}.png")
-    write_video(grid(clips).unbind(1), folder / f"{name}.mp4")
+    write_video(grid(clips).unbind(1), folder / f"{name}.mp4", fps)
 
 
-def write_long_preview(video: Frames, frames: int, folder: Path, name: str) -> None:
+def write_long_preview(video: Frames, frames: int, folder: Path, name: str, fps: float) -> None:
     """Eight times the trained clip length (`frames`), at most 1024 frames or one clip, made as it is written (MP4)."""
-    write_video(iterate(video, 0, min(LONG * frames, max(LONGEST, frames))), folder / f"{name}.mp4")
+    count = min(LONG * frames, max(LONGEST, frames))
+    write_video(iterate(video, 0, count), folder / f"{name}.mp4", fps)
 
 
-def write_pair_preview(low: Tensor, made: Tensor, high: Tensor, folder: Path, name: str) -> None:
+def write_pair_preview(low: Tensor, made: Tensor, high: Tensor, folder: Path, name: str, fps: float) -> None:
     """Input, output and truth side by side, one row a clip: the first frames (PNG), and in motion (MP4)."""
     size = tuple(high.shape[3:])
     enlarged = torch.stack([interpolate(clip.transpose(0, 1), size=size).transpose(0, 1) for clip in low])
     columns = torch.cat([enlarged, made, high], 4)  # [N, C, T, H, 3 * W]
     tall = grid(columns, rows=len(columns))
     write_picture(tall[:, 0], folder / f"{name}.png")
-    write_video(tall.unbind(1), folder / f"{name}.mp4")
+    write_video(tall.unbind(1), folder / f"{name}.mp4", fps)
 
 
-def write_long_pair_preview(dataset: ClipDataset, generator: SrGenerator, frames: int, folder: Path, name: str) -> None:
+def write_long_pair_preview(
+    dataset: ClipDataset, generator: SrGenerator, frames: int, folder: Path, name: str, fps: float
+) -> None:
     """The first clip's first `frames` frames (or as many as it has): input, output and truth side by side (MP4)."""
     clip = dataset.clips[0]
     count = min(frames, clip.frames)
@@ -54,4 +57,4 @@ def write_long_pair_preview(dataset: ClipDataset, generator: SrGenerator, frames
             enlarged = interpolate(from_bytes(low[index])[None], size=tuple(made.shape[1:]))[0]
             yield torch.cat([enlarged, made, from_bytes(truth)], 2)
 
-    write_video(columns(), folder / f"{name}.mp4")
+    write_video(columns(), folder / f"{name}.mp4", fps)

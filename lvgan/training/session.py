@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lvgan import config as cfg
-from lvgan.data.dataset import ClipDataset, choose_sizes
+from lvgan.data.dataset import ClipDataset, choose_sizes, stored_fps
 from lvgan.data.windows import window_span
 from lvgan.device import keep_freed_memory
 from lvgan.errors import ConfigError, MachineError
@@ -51,7 +51,7 @@ class Request:
         """The configuration for a run; a stored one is the base where no other was named."""
         if stored is not None and self.preset is None and self.config_file is None:
             values = cfg.to_dict(stored)
-            values["data"] |= {"lr": None, "hr": None} if stored.data.path != self._path else {}
+            values["data"] |= {"lr": None, "hr": None, "fps": None} if stored.data.path != self._path else {}
         else:
             values = cfg.load_preset(self.preset or "paper", self.stage)
             if self.config_file is not None:
@@ -66,17 +66,18 @@ class Request:
             values = cfg.merge(values, {"training": {"wandb": "lvgan"}})
         values = cfg.merge(values, {"data": {"path": self._path}})
         config = cfg.build(self.stage, values)
-        return _with_sizes(config)
+        return _of_the_data(config)
 
     @property
     def _path(self) -> str:
         return str(self.data.resolve())
 
 
-def _with_sizes(config: cfg.Config) -> cfg.Config:
-    """The configuration with the sizes that the data holds, where none were named."""
-    lr, hr = choose_sizes(Path(config.data.path), config.data.lr, config.data.hr)
-    data = replace(config.data, lr=lr, hr=hr)
+def _of_the_data(config: cfg.Config) -> cfg.Config:
+    """The configuration with the sizes and the frame rate that the data holds, where none were named."""
+    root = Path(config.data.path)
+    lr, hr = choose_sizes(root, config.data.lr, config.data.hr)
+    data = replace(config.data, lr=lr, hr=hr, fps=config.data.fps or stored_fps(root))
     return replace(config, data=data)  # type: ignore[arg-type]
 
 

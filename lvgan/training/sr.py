@@ -92,13 +92,13 @@ class SrTask(DataTask):
         """Four real clips, enlarged: input, output, truth; and a long one, as a stream."""
         assert isinstance(generator, SrGenerator)
         low, high = (from_bytes(x) for x in self._batches.first(4))
-        context = self.config.data.context
+        context, fps = self.config.data.context, cfg.frame_rate(self.config)
         z = torch.zeros(1, generator.z_dim, device=self.device)
         with torch.inference_mode():
             made = [generator(z, clip[None].to(self.device))[0].cpu() for clip in low]
         middle = low[:, :, context : low.shape[2] - context]
-        write_pair_preview(middle, torch.stack(made), high, folder, f"step-{step:06d}")
-        write_long_pair_preview(self._dataset, generator, 8 * high.shape[2], folder, f"step-{step:06d}-long")
+        write_pair_preview(middle, torch.stack(made), high, folder, f"step-{step:06d}", fps)
+        write_long_pair_preview(self._dataset, generator, 8 * high.shape[2], folder, f"step-{step:06d}-long", fps)
 
     def measure(self, generator: nn.Module, folder: Path) -> dict[str, float]:
         """How far real low resolution, enlarged, is from the real high resolution."""
