@@ -329,6 +329,19 @@ def test_old_checkpoints_are_deleted_but_those_protected(tmp_path) -> None:
     ]
 
 
+def test_fewer_checkpoints_stay_from_the_start(tmp_path, monkeypatch) -> None:
+    run = Run(tmp_path / "run")
+    train(ToyTask(_config(steps=12, checkpoint_every=3)), run, progress=False)
+
+    def full(path: Path, checkpoint: object) -> None:
+        raise MachineError("the disk is full")
+
+    monkeypatch.setattr(ckpt, "save", full)
+    with pytest.raises(MachineError):
+        train(ToyTask(_config(steps=13, keep=2)), run, progress=False)
+    assert [p.name for p in ckpt.checkpoints_in(run.checkpoint_folder)[0]] == ["lr-step-000009.pt", "lr-step-000012.pt"]
+
+
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path) -> None:
     run = Run(tmp_path / "run")
     train(ToyTask(_config(steps=3)), run, progress=False)
