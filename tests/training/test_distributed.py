@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
+from lvgan import config as cfg
 from lvgan.errors import ConfigError, MachineError
 from lvgan.training import launch
 from lvgan.training.distributed import Ranks
@@ -22,6 +24,7 @@ from lvgan.training.logging import read_log
 from lvgan.training.loop import train
 from lvgan.training.runs import Run
 from tests.training.ranks import COMMAND, ROOT, toy_config
+from tests.training.test_tasks import SMALL
 from tests.training.toy import ToyTask
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
@@ -129,6 +132,18 @@ def test_any_number_of_ranks_trains_as_one(stage: str, shards: Path, tmp_path: P
     # What limits the agreement is a leaky ReLU whose input is zero but for rounding: its slope jumps, and the
     # runs part from there (seen in 1 of 4 runs of 20 steps in float32, by up to 1 %). Hence float64 where possible.
     _compare(shards, tmp_path, stage, [2, 4], 20, double=stage == "lr")
+
+
+def test_ranks_find_a_micro_batch_and_measure_together(shards: Path, tmp_path: Path) -> None:
+    settings = cfg.merge(SMALL["sr"], {"training": {"batch": 3, "r1_every": 2}})
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(settings))
+    done = _run(2, "train-sr", shards, "--config", tmp_path / "small.yaml", "--micro-batch", "auto", "--dry-run",
+                "--run", "none", "--device", "cpu")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "micro-batches of 2 of a process's 2 clips fit into memory" in done.stdout
+    assert "GB of RAM, in each of 2 processes" in done.stdout
+    assert done.stdout.count("s/step") == 1
+    assert not (ROOT / "runs" / "none").exists()
 
 
 def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path) -> None:
