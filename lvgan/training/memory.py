@@ -209,9 +209,7 @@ def _in_ram(task: Task, batch: int, processes: int) -> int | None:
         try_step(task, clips)
         peaks.append(peak_resident())
         _clear(task)
-    return fitting_clips(
-        batch, peaks[0] + _still_missing(task) - before, peaks[1] - peaks[0], free // processes
-    )
+    return fitting_clips(batch, peaks[0] + _still_missing(task) - before, peaks[1] - peaks[0], free // processes)
 
 
 def fitting_clips(batch: int, first: int, each: int, free: int) -> int:
