@@ -346,6 +346,7 @@ class _Loop:
             kept = f"the newest good checkpoint is {found[0]}" if found else "there is no good checkpoint yet"
             raise TrainingError(
                 f"{culprit}, since step {since}: {what}; {kept}: start another run with {health.RATES}"
+                + (", or with --precision bf16" if self.settings.precision == "fp16" else "")
                 + (", from that checkpoint (--init) if it is a good one" if found else "")
             )
         rollbacks = [*self.rollbacks]

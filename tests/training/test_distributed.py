@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from lvgan import config as cfg
@@ -197,6 +198,20 @@ def test_a_crash_in_a_rank_is_one_traceback(tmp_path: Path) -> None:
     assert done.stderr.count("Traceback") == 1
     assert "ZeroDivisionError: one by nought" in done.stderr
     assert "lvgan: rank 1 of 2 has failed, the others stop" in done.stderr
+
+
+def test_all_ranks_skip_the_step_that_overflows_on_one(tmp_path: Path) -> None:
+    for count in (1, 2):
+        (tmp_path / str(count)).mkdir()
+        done = _run(count, "toy", tmp_path / str(count), "--trouble", "overflow")
+        assert done.returncode == 0, done.stderr
+        events = [line for line in _log(tmp_path / str(count)) if line.get("event") == "non-finite gradient"]
+        assert [(e["step"], e["culprit"].partition(" ")[0]) for e in events] == [(3, "generator"), (4, "discriminator")]
+    one, two = (torch.load(tmp_path / c / "run/checkpoints/lr-step-000008.pt", weights_only=True) for c in ("1", "2"))
+    for part in ("generator", "generator_ema", "discriminator"):
+        for name, value in one[part].items():
+            torch.testing.assert_close(two[part][name], value, rtol=1e-5, atol=1e-6)
+    assert two["optimizers"][0]["state"][0]["step"] == 7  # of 8: one was skipped
 
 
 def test_ranks_that_start_from_other_weights_are_found(tmp_path: Path) -> None:
