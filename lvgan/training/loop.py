@@ -218,7 +218,9 @@ class _Loop:
         snapshot = _copied(self._checkpoint()) if slow and self.saved != trainer.step else None
         started = time.perf_counter()
         try:
-            stop.at_once = slow and not stop
+            stop.at_once = slow
+            if slow and stop:  # it came before, such as during the copy
+                raise LeaveNow
             values = trainer.run_step()
             stop.at_once = False
         except LeaveNow:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,7 +158,7 @@ class Run:
 
 
 def _flock(file: IO[str]) -> None:
-    """Lock a file for this process.
+    """Lock a file for this process. (``lvgan runs`` takes locks for a moment, to see whether they are taken.)
 
     Raises:
         BlockingIOError: another one has it.
@@ -167,7 +168,13 @@ def _flock(file: IO[str]) -> None:
         import fcntl
     except ImportError:
         raise OSError("this system has no flock") from None
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    for remaining in range(9, -1, -1):
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not remaining:
+                raise
+            time.sleep(0.05)
 
 
 def check_same_settings(loaded: Mapping[str, Any], config: cfg.Config, path: Path) -> None:

@@ -328,8 +328,10 @@ def test_an_incomplete_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_the_commands_under_torchrun(shards: Path, tmp_path: Path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "lvgan"]
-    settings = ["--preset", "tiny", "--batch", "2", "--steps", "2", "--device", "cpu"]
+    # Without `--` torchrun takes our --run for an abbreviation of an option of its own.
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python",
+                "--", sys.executable, "-m", "lvgan"]  # fmt: skip
+    settings = ["--preset", "tiny", "--batch", "2", "--steps", "2", "--device", "cpu", "--run", "mine"]
     done = subprocess.run([*torchrun, "train-lr", str(shards), *settings, "--set", "data.frames=8"], cwd=tmp_path,
                           env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
                           timeout=PATIENCE, check=False)  # fmt: skip

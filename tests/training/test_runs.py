@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -134,6 +137,16 @@ def test_runs_of_a_stage(tmp_path) -> None:
     run.create(cfg.build("sr", {}))
     assert [r.name for r in all_runs(tmp_path, "sr")] == ["sr-0001"]
     assert {r.name for r in all_runs(tmp_path)} == {"lr-0001", "sr-0001"}
+
+
+def test_a_look_at_the_lock_keeps_nobody_out(tmp_path) -> None:
+    run = Run(tmp_path / "run")
+    run.folder.mkdir()
+    looking = (run.folder / ".lock").open("a+")
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    threading.Timer(0.1, looking.close).start()
+    with run.lock(print):
+        assert (run.folder / ".lock").read_text().startswith(f"process {os.getpid()} ")
 
 
 def test_the_log_on_a_full_disk_is_one_sentence(tmp_path, capfd) -> None:
