@@ -36,7 +36,7 @@ srun torchrun \
     --rdzv-id="$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}" \
     --rdzv-backend=c10d \
     --rdzv-endpoint="$head:29500" \
-    --no-python \
+    --no-python -- \
 lvgan train-lr /shared/out "$@" &
 step=$!
 

@@ -86,7 +86,7 @@ def load(path: Path, stage: str | None = None) -> dict[str, Any]:
         stage: "lr", "sr" or "bundle" where only that will do.
 
     Raises:
-        DamagedCheckpointError: the file is cut short, or a part of it does not have its checksum.
+        DamagedCheckpointError: the file is empty, cut short or garbled, or a part of it does not have its checksum.
         CheckpointError: no such file, not a checkpoint of ours, from a later version, or of another stage.
     """
     if path.is_dir():
@@ -172,12 +172,24 @@ def _damaged(path: Path) -> CheckpointError:
 
 def _foreign(path: Path, head: bytes) -> CheckpointError:
     if head[:1] == b"\x80":
-        what = "a plain pickle, which could run code when loaded, so it was refused"
-    elif not head:
-        what = "empty"
-    else:
-        what = "not a checkpoint"
-    return CheckpointError(f"{path} is {what}; a .pt file written by lvgan was expected")
+        return CheckpointError(
+            f"{path} is a plain pickle, which could run code when loaded, so it was refused; "
+            "a .pt file written by lvgan was expected"
+        )
+    # What a power cut or a full disk makes of a checkpoint too: nothing, or zeros.
+    what = "empty" if not head else "not a checkpoint"
+    return DamagedCheckpointError(f"{path} is {what}; a .pt file written by lvgan was expected")
+
+
+def is_sound(path: Path) -> bool:
+    """Whether all of the file is there and has its checksums; a file that cannot be read counts as sound."""
+    try:
+        verify(path)
+    except DamagedCheckpointError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def stage_name(stage: str) -> str:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import multiprocessing
+import signal
 import statistics
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +33,7 @@ from lvgan.data.shards import ShardWriter, encode_jpeg, shard_name
 from lvgan.data.windows import Batches, Windows
 from lvgan.device import keep_freed_memory
 from lvgan.errors import ConfigError
+from lvgan.ops import native
 from lvgan.pixels import from_bytes
 from lvgan.sizes import Size
 from lvgan.training.dry_run import dry_run
@@ -292,7 +296,7 @@ def settings_of(stage: str, device: torch.device, compiled: bool) -> list[dict[s
 
 def setting_row(config: cfg.Config, device: torch.device, name: str, steps: int, say: Say) -> Row:
     """Seconds a step and peak memory, as ``--dry-run`` measures them."""
-    row: Row = {"name": name, "batch": config.training.batch, "micro_batch": config.training.micro_batch}
+    row = _unmeasured(config, name)
     task = make_task(config, device)
     try:
         with (
@@ -301,7 +305,7 @@ def setting_row(config: cfg.Config, device: torch.device, name: str, steps: int,
         ):
             estimate = dry_run(task, device, _nothing, steps)
     except torch.OutOfMemoryError:
-        return row | {"seconds": None, "gpu_gb": None}
+        return row
     finally:
         del task
         gc.collect()
@@ -315,6 +319,42 @@ def setting_row(config: cfg.Config, device: torch.device, name: str, steps: int,
         "ram_gb": estimate.ram_peak / 1e9,
         "gpu_gb": gpu,
     }
+
+
+def row_alone(config: cfg.Config, device: torch.device, name: str, steps: int, say: Say) -> Row:
+    """:func:`setting_row` in a process of its own: memory that an earlier row took would count here too."""
+    spawning = multiprocessing.get_context("spawn")
+    receiver, sender = spawning.Pipe(duplex=False)
+    process = spawning.Process(target=_send_row, args=(sender, config, str(device), name, steps), daemon=True)
+    process.start()
+    sender.close()
+    said: list[str]
+    try:
+        row, said = receiver.recv()
+    except EOFError:
+        process.join()
+        if process.exitcode != -signal.SIGKILL:
+            raise RuntimeError(f"measuring {name} has failed") from None
+        row, said = _unmeasured(config, name), []  # the system ends what takes too much
+    process.join()
+    for line in said:
+        say(line)
+    return cast(Row, row)
+
+
+def _send_row(sender: Connection, config: cfg.Config, device: str, name: str, steps: int) -> None:
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_DFL)  # the parent says that it was stopped
+    target, said = torch.device(device), list[str]()
+    native.activate(target, _nothing)
+    if target.type == "cpu":
+        keep_freed_memory()
+    sender.send((setting_row(config, target, name, steps, said.append), said))
+
+
+def _unmeasured(config: cfg.Config, name: str) -> Row:
+    settings = config.training
+    return {"name": name, "batch": settings.batch, "micro_batch": settings.micro_batch, "seconds": None, "gpu_gb": None}
 
 
 def _if_not_compiled(say: Say) -> Callable[[str], None]:
@@ -354,7 +394,7 @@ def run(
                 for way in settings_of(stage, device, compiled):
                     chosen = replace(config, training=replace(config.training, **way))  # type: ignore[arg-type]
                     name = f"{preset} {stage}, " + ", ".join(v if k == "precision" else k for k, v in way.items())
-                    row = setting_row(chosen, device, name, repeats, say)
+                    row = row_alone(chosen, device, name, repeats, say)
                     show(row, _setting_line(row))
                 continue
             batch = {"batch": COMPARED_BATCH[preset]} if COMPARED_BATCH[preset] else {}

@@ -40,7 +40,7 @@ Sampling = Annotated[
 Keep = Annotated[int | None, typer.Option(help="training.keep: newest checkpoints that stay; 0: all.")]
 Init = Annotated[
     Path | None,
-    typer.Option(metavar="CKPT.pt", help="Start a new run from these weights (training.init).", show_default=False),
+    typer.Option(metavar="CKPT.pt|RUN", help="Start a new run from these weights (training.init).", show_default=False),
 ]
 Wandb = Annotated[
     bool,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lvgan.data.cache import FrameCache, open_cache
 from lvgan.data.manifest import FILE_NAME, Manifest
-from lvgan.data.shards import ShardFolder, find_resolutions, order_differs
+from lvgan.data.shards import ShardFolder, clips_digest, find_resolutions, order_differs
 from lvgan.errors import ConfigError, DataError
 from lvgan.sizes import Size
 
@@ -64,6 +64,7 @@ class ClipDataset:
         self.lr, self.hr = choose_sizes(self.root, lr, hr)
         folders = find_resolutions(self.root)
         self._cache: FrameCache | None = None
+        self._content: dict[str, str] = {}
         self._folders = {"lr": ShardFolder(folders[self.lr], self.lr)}
         if self.hr is not None:
             self._folders["hr"] = ShardFolder(folders[self.hr], self.hr)
@@ -92,6 +93,13 @@ class ClipDataset:
         """A digest of the names and lengths of the clips that are kept."""
         lines = "".join(f"{clip.name}\t{clip.frames}\n" for clip in self.clips)
         return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+    def content(self, which: str) -> str:
+        """A digest of names and checksums of the frames that are kept, of ``lr`` or ``hr``; no frame is read."""
+        if which not in self._content:
+            stored = self._folders[which].clips
+            self._content[which] = clips_digest(stored[clip.name] for clip in self.clips)[:16]
+        return self._content[which]
 
     def open_cache(
         self, mode: str = "auto", *, progress: bool = False, say: Callable[[str], None] | None = None

@@ -25,9 +25,14 @@ class DataTask:
         return tuple(from_bytes(clip.to(self.device)) for clip in self._batches.get(step))
 
     def data_record(self) -> dict[str, Any]:
-        """Sizes and fingerprint of the data."""
-        lr, hr = self._dataset.lr, self._dataset.hr
-        return {"lr": str(lr), "hr": str(hr), "fingerprint": self._dataset.fingerprint}
+        """Sizes, names and lengths (fingerprint) and contents of the data."""
+        data = self._dataset
+        return {
+            "lr": str(data.lr),
+            "hr": str(data.hr),
+            "fingerprint": data.fingerprint,
+            "lr_content": data.content("lr"),
+        }
 
     def close(self) -> None:
         """Stop loading data."""

@@ -112,6 +112,11 @@ class Ranks:
         return self.rank == 0
 
     @property
+    def neighbours(self) -> int:
+        """Processes on this machine, this one included."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", self.world)) if self.world > 1 else 1
+
+    @property
     def described(self) -> str:
         """Such as ``8 x cuda``, or ``cuda (--gpus auto uses all 8 GPUs)``."""
         if self.world > 1:

@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 
 from lvgan.training import memory
+from lvgan.training.distributed import Ranks
 from lvgan.training.task import Sample, Task
 from lvgan.training.trainer import Trainer
 
@@ -23,6 +24,7 @@ class Estimate:
     """Seconds a step (R1's share included; `cpu_seconds`: of all threads), of those waiting for data; bytes.
 
     `gpu_peak` is what torch's allocator took (None without a GPU), `checkpoint` one file, `disk` all that stay.
+    Memory and processor time are those of one of `processes`.
     """
 
     seconds: float
@@ -34,6 +36,7 @@ class Estimate:
     checkpoint: int
     checkpoints: int
     steps: int
+    processes: int = 1
 
     @property
     def hours(self) -> float:
@@ -52,7 +55,8 @@ class Estimate:
         return [
             f"{self.seconds:.3f} s/step, R1's share included (a step with R1: {self.r1_seconds:.3f} s); "
             f"{share:.1f} % of it waiting for data",
-            f"peak: {self.ram_peak / 1e9:.2f} GB of RAM{gpu}",
+            f"peak: {self.ram_peak / 1e9:.2f} GB of RAM{gpu}"
+            + (f", in each of {self.processes} processes" if self.processes > 1 else ""),
             f"the whole run: {_duration(self.hours)} for {self.steps} steps, besides previews and metrics",
             f"checkpoints: {self.checkpoint / 1e6:.1f} MB each, {self.checkpoints} of them stay: "
             f"{self.disk / 1e9:.2f} GB of disk",
@@ -65,14 +69,16 @@ def _duration(hours: float) -> str:
     return f"{hours:.1f} hours" if hours < 72 else f"{hours / 24:.1f} days"
 
 
-def dry_run(task: Task, device: torch.device, say: Callable[[str], None], steps: int = STEPS) -> Estimate:
+def dry_run(
+    task: Task, device: torch.device, say: Callable[[str], None], steps: int = STEPS, ranks: Ranks | None = None
+) -> Estimate:
     """Take `steps` steps without R1 and as many with it (after one that does not count), and reckon from them.
 
-    The weights of `task` are trained a little by it: use it for nothing else.
+    The weights of `task` are trained a little by it: use it for nothing else. All ranks call this together.
     """
     settings = task.config.training
     clock = _DataClock(task)
-    trainer = Trainer(cast(Task, clock))
+    trainer = Trainer(cast(Task, clock), ranks)
     memory.forget_peak()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -99,6 +105,7 @@ def dry_run(task: Task, device: torch.device, say: Callable[[str], None], steps:
         checkpoint=_size(trainer),
         checkpoints=min(keep, count) if keep else count,
         steps=settings.steps,
+        processes=trainer.ranks.world,
     )
 
 

@@ -30,7 +30,8 @@ class Limits:
 
     Attributes:
         failures: so many failed steps ...
-        window: ... among so many make the loop roll back.
+        window: ... among so many make the loop roll back;
+        penalties: or so many phases of R1 in a row, which are too rare (one step in 16) to fill the window.
         roll_backs: this many within `span` checkpoint intervals; the next one stops the run.
         span: see `roll_backs`.
         magnitude: largest running mean square of a layer's features, which start at about 1. At 1e6 an
@@ -46,6 +47,7 @@ class Limits:
 
     failures: int = 10
     window: int = 20
+    penalties: int = 10
     roll_backs: int = 3
     span: int = 10
     magnitude: float = 1e6
@@ -105,6 +107,7 @@ class Monitor:
     def clear(self) -> None:
         """Forget what was seen."""
         self._failed: list[int] = []  # steps
+        self._penalties: list[int] = []  # steps whose R1 was skipped, since the last good one
         self._counts = _Counts()
         self.well = True
         self.culprit = ""
@@ -128,17 +131,19 @@ class Monitor:
         if failures:
             self.culprit = f"{failures[0].kind} ({failures[0].culprit})"
         self._failed = [s for s in self._failed if s > step - self.limits.window] + [step] * bool(failures)
+        if "r1" in bad_gradients:
+            self._penalties = [*self._penalties, step] if bad_gradients["r1"] else []
         return failures + self._warnings(values)
 
     @property
     def failing(self) -> bool:
         """Whether it is time to roll back."""
-        return len(self._failed) >= self.limits.failures
+        return len(self._failed) >= self.limits.failures or len(self._penalties) >= self.limits.penalties
 
     @property
     def failing_since(self) -> int:
         """The first of the failed steps that are remembered."""
-        return self._failed[0]
+        return min(self._failed + self._penalties)
 
     def _failures(
         self,
@@ -186,11 +191,13 @@ class Monitor:
 
     def state(self) -> dict[str, Any]:
         """Plain values."""
-        return {"failed": list(self._failed), "well": self.well, "culprit": self.culprit, **vars(self._counts)}
+        steps = {"failed": list(self._failed), "penalties": list(self._penalties)}
+        return {**steps, "well": self.well, "culprit": self.culprit, **vars(self._counts)}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """The reverse of `state`."""
         self._failed, self.well = list(state["failed"]), bool(state["well"])
+        self._penalties = list(state.get("penalties", ()))
         self.culprit = str(state["culprit"])
         self._counts = _Counts(*(int(state[name]) for name in ("saturated", "alike", "still")))
 

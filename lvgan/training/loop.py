@@ -123,8 +123,12 @@ class _Loop:
             self.ranks.check_same(self.trainer.facts())
         if self.ranks.first:
             if self.settings.init:
-                _protect(Path(self.settings.init), f"{self.run.folder} started from it")
+                _protect(Path(self.provenance.get("path", self.settings.init)), f"{self.run.folder} started from it")
             self.run.create(self.task.config)
+            intact, _ = ckpt.checkpoints_in(self.run.checkpoint_folder)
+            if found is not None and found[0] == intact[-1]:
+                # Now, not only after the next one is written: there may be no room for that.
+                ckpt.prune(self.run.checkpoint_folder, self.settings.keep)
 
     def _newest(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest good checkpoint: rank 0 finds it, all read it."""
@@ -214,7 +218,9 @@ class _Loop:
         snapshot = _copied(self._checkpoint()) if slow and self.saved != trainer.step else None
         started = time.perf_counter()
         try:
-            stop.at_once = slow and not stop
+            stop.at_once = slow
+            if slow and stop:  # it came before, such as during the copy
+                raise LeaveNow
             values = trainer.run_step()
             stop.at_once = False
         except LeaveNow:
@@ -342,6 +348,7 @@ class _Loop:
             kept = f"the newest good checkpoint is {found[0]}" if found else "there is no good checkpoint yet"
             raise TrainingError(
                 f"{culprit}, since step {since}: {what}; {kept}: start another run with {health.RATES}"
+                + (", or with --precision bf16" if self.settings.precision == "fp16" else "")
                 + (", from that checkpoint (--init) if it is a good one" if found else "")
             )
         rollbacks = [*self.rollbacks]
@@ -366,10 +373,9 @@ class _Loop:
 
 def _protect(path: Path, reason: str) -> None:
     """Keep a checkpoint that a run started from, if its folder can be written."""
-    try:
-        ckpt.protect(path, reason)
-    except OSError:
-        return
+    if path.is_file():
+        with contextlib.suppress(OSError):
+            ckpt.protect(path, reason)
 
 
 def _copied(state: Any) -> Any:

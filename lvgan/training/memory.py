@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lvgan.errors import MachineError
 from lvgan.training import losses
+from lvgan.training.distributed import Ranks
 from lvgan.training.precision import differentiated_twice
 from lvgan.training.task import Phase, Sample, Task
 
@@ -117,24 +118,40 @@ def _group_room(folder: Path, limit_name: str, used_name: str, cache: str) -> in
 # --- the largest micro-batch ------------------------------------------------------------------------
 
 
-def largest_micro_batch(task: Task, batch: int, device: torch.device, say: Callable[[str], None]) -> int:
-    """Clips that fit into memory at once, 1 … `batch`: found by trying every phase of a step with them.
+def largest_micro_batch(
+    task: Task, device: torch.device, say: Callable[[str], None], ranks: Ranks | None = None
+) -> int:
+    """Clips that fit into memory at once on every rank, found by trying every phase of a step with them.
 
     On a GPU sizes are tried until one does not fit. On other devices one and two clips are tried, and the rest is
     reckoned from what the second took. Weights, optimisers, averages and gradients are left as they were.
 
+    Returns:
+        the same on all ranks: 1 … the largest share of the batch that a rank has.
+
     Raises:
         MachineError: not even one clip fits.
     """
-    if batch == 1:
+    ranks, batch = Ranks() if ranks is None else ranks, task.config.training.batch
+    share = len(ranks.share(batch))  # a trial of more clips than the rank has would have no data
+    largest = -(-batch // ranks.world)
+    if largest == 1:
         return 1
     say("looking for the largest micro-batch that fits")
-    found = _on_gpu(task, batch, device) if device.type == "cuda" else _in_ram(task, batch)
+    ranks.agree(0)  # what is free is asked before anybody takes some
+    found = _on_gpu(task, share, device) if device.type == "cuda" else _in_ram(task, share, ranks.neighbours)
     if found is None:
         say("this system does not say how much memory is free: micro-batches of 1 clip; --micro-batch N sets another")
-        return 1
-    say(f"micro-batches of {found} of {batch} clips fit into memory")
-    return found
+    # Shares differ by a clip: where all of the smaller one fits, that says nothing against the larger one.
+    limit = 1 if found is None else largest if found == share else found
+    limit = -ranks.agree(-limit)
+    if found is not None:
+        say(f"micro-batches of {limit} of {_of(batch, largest)} fit into memory")
+    return limit
+
+
+def _of(batch: int, share: int) -> str:
+    return f"{batch} clips" if share == batch else f"a process's {share} clips"
 
 
 def candidates(batch: int) -> list[int]:
@@ -181,18 +198,18 @@ def largest_that_fits(sizes: list[int], fits: Callable[[int], bool]) -> int:
     return sizes[low]
 
 
-def _in_ram(task: Task, batch: int) -> int | None:
+def _in_ram(task: Task, batch: int, processes: int) -> int | None:
     free = available()
     if free is None or not resident():
         return None
     before = resident()
     peaks = []
-    for clips in (1, 2):
+    for clips in (1, min(2, batch)):
         forget_peak()
         try_step(task, clips)
         peaks.append(peak_resident())
         _clear(task)
-    return fitting_clips(batch, peaks[0] + _still_missing(task) - before, peaks[1] - peaks[0], free)
+    return fitting_clips(batch, peaks[0] + _still_missing(task) - before, peaks[1] - peaks[0], free // processes)
 
 
 def fitting_clips(batch: int, first: int, each: int, free: int) -> int:

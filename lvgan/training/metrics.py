@@ -85,7 +85,7 @@ def real_color_curve(dataset: ClipDataset, frames: int, clips: int, cache: Path)
     """Mean colour similarity of `clips` random clips of the data, float64 [frames]; measured once, then read."""
     key = {
         "measure": "color similarity",
-        "data": dataset.fingerprint,
+        "data": f"{dataset.fingerprint} {dataset.content('lr')}",
         "size": str(dataset.lr),
         "frames": frames,
         "clips_asked": clips,

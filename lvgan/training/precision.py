@@ -10,9 +10,10 @@ precision  what it means
 ``bf16``   activations in bfloat16: the whole low resolution but the discriminator's head, the four highest
            resolutions of both super-resolution networks
 ``fp16``   activations in float16 at the four highest resolutions of super-resolution (published setting). There is no
-           loss scaler, as published: activations are clamped to 256 and gradients that overflow are cleaned. The low
-           resolution refuses it: a clip of 128 frames spreads the gradient of one logit so thin that without a scaler
-           most of it would round to zero.
+           loss scaler, as published: activations are clamped to 256. A step whose gradients overflow is skipped and
+           counts as ill health like any other (:mod:`lvgan.training.health`), from the first step on: nothing makes
+           overflows ordinary, as a scaler's search for its scale would. The low resolution refuses it: a clip of 128
+           frames spreads the gradient of one logit so thin that without a scaler most of it would round to zero.
 =========  ==========================================================================================================
 
 Weights, styles, demodulation, running statistics, logits, losses, the average and Adam stay in float32.

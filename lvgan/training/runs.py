@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,12 +130,20 @@ class Run:
         return 0 if newest is None else step_of(newest) or 0
 
     def config(self) -> cfg.Config:
-        """The stored configuration."""
+        """The stored configuration.
+
+        Raises:
+            DataError: it cannot be read, or is none.
+            ConfigError: it holds settings that this lvgan does not know.
+        """
         values = cfg._load_yaml(_read(self.config_file), str(self.config_file))
         stage = values.get("stage")
         if stage not in cfg.STAGES:
             raise DataError(f"{self.config_file} has no 'stage: lr' or 'stage: sr'; it is no run's configuration")
-        return cfg.build(stage, values)
+        try:
+            return cfg.build(stage, values)
+        except ConfigError as error:
+            raise ConfigError(f"{self.config_file}: {error}") from error
 
     def create(self, config: cfg.Config) -> None:
         """Make the folder and store (or renew) the configuration."""
@@ -149,7 +158,7 @@ class Run:
 
 
 def _flock(file: IO[str]) -> None:
-    """Lock a file for this process.
+    """Lock a file for this process. (``lvgan runs`` takes locks for a moment, to see whether they are taken.)
 
     Raises:
         BlockingIOError: another one has it.
@@ -159,7 +168,13 @@ def _flock(file: IO[str]) -> None:
         import fcntl
     except ImportError:
         raise OSError("this system has no flock") from None
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    for remaining in range(9, -1, -1):
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not remaining:
+                raise
+            time.sleep(0.05)
 
 
 def check_same_settings(loaded: Mapping[str, Any], config: cfg.Config, path: Path) -> None:
@@ -191,14 +206,20 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror}); name a run folder written by lvgan") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not text; it is no run's configuration") from error
 
 
 def all_runs(root: Path = RUNS, stage: str | None = None) -> list[Run]:
-    """The runs under `root`, newest first; only those of `stage`, if given."""
+    """The runs under `root`, newest first; only those of `stage`, if given. Unreadable ones are of no stage."""
+
+    def fits(run: Run) -> bool:
+        with contextlib.suppress(DataError):
+            return re.search(rf"^stage: {stage}\s*$", _read(run.config_file), re.M) is not None
+        return False
+
     runs = [Run(path.parent) for path in root.glob("*/config.yaml")]
-    if stage is not None:
-        runs = [run for run in runs if re.search(rf"^stage: {stage}\s*$", _read(run.config_file), re.M)]
-    return sorted(runs, key=_age, reverse=True)
+    return sorted((run for run in runs if stage is None or fits(run)), key=_age, reverse=True)
 
 
 def _age(run: Run) -> tuple[float, str]:
@@ -261,7 +282,11 @@ def choose_run(
 
     notes, finished = "", None
     for run in [] if new else all_runs(root, stage):
-        stored = run.config()
+        try:
+            stored = run.config()
+        except (ConfigError, DataError) as error:  # another run's trouble is not this one's
+            notes = notes or f" ({run.folder} is passed over: {error})"
+            continue
         wanted = request(stored)
         if stored.data.path != wanted.data.path:
             continue
@@ -281,10 +306,14 @@ def choose_run(
 
 
 def _go_on(run: Run, config: cfg.Config) -> Choice:
-    if run.step >= config.training.steps and run.newest_checkpoint() is not None:
+    newest = run.newest_checkpoint()
+    complete = newest is not None and run.step >= config.training.steps
+    if complete and newest is not None and not ckpt.is_sound(newest):
+        return Choice(run, config, f"{newest} is damaged: going on with {run.folder} from the checkpoint before it")
+    if complete:
         message = f"{run.folder} is complete at step {run.step}; --steps N trains it further, --new starts another"
         return Choice(run, config, message, finished=True)
-    what = f"resuming {run.folder} at step {run.step}" if run.newest_checkpoint() else f"starting {run.folder}"
+    what = f"resuming {run.folder} at step {run.step}" if newest is not None else f"starting {run.folder}"
     _, damaged = checkpoints_in(run.checkpoint_folder)
     if damaged:
         what += f" ({damaged[-1].name} is damaged and passed over)"

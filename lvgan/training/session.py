@@ -152,9 +152,9 @@ def _train(
         _out_of_memory(config),
         computing(config, task.generator, task.discriminator, target, say),
     ):
-        _settle_micro_batch(task, target, say)
+        _settle_micro_batch(task, ranks, say)
         if dry_run:
-            _say_estimate(task, target, root, say)
+            _say_estimate(task, ranks, root, say)
             return run
         train(task, run, progress=progress, say=say, ranks=ranks)
     if not ranks.first:
@@ -168,16 +168,16 @@ def _train(
     return run
 
 
-def _settle_micro_batch(task: LrTask | SrTask, device: torch.device, say: Callable[[str], None]) -> None:
+def _settle_micro_batch(task: LrTask | SrTask, ranks: Ranks, say: Callable[[str], None]) -> None:
     """Put the largest micro-batch that fits into the configuration, where that was asked for."""
     settings = task.config.training
     if settings.micro_batch is None:
-        found = memory.largest_micro_batch(task, settings.batch, device, say)
+        found = memory.largest_micro_batch(task, ranks.device, say, ranks)
         task.config = replace(task.config, training=replace(settings, micro_batch=found))  # type: ignore[arg-type]
 
 
-def _say_estimate(task: Task, device: torch.device, root: Path, say: Callable[[str], None]) -> None:
-    estimate = measure(task, device, say)
+def _say_estimate(task: Task, ranks: Ranks, root: Path, say: Callable[[str], None]) -> None:
+    estimate = measure(task, ranks.device, say, ranks=ranks)
     for line in estimate.lines():
         say(line)
     place = next(folder for folder in (root, *root.resolve().parents) if folder.exists())

@@ -88,6 +88,10 @@ class SrTask(DataTask):
         """The reverse of `state`."""
         self._controller.load_state_dict(state)
 
+    def data_record(self) -> dict[str, Any]:
+        """As of the low resolution, and the contents of the high one."""
+        return {**super().data_record(), "hr_content": self._dataset.content("hr")}
+
     def preview(self, generator: nn.Module, folder: Path, step: int) -> None:
         """Four real clips, enlarged: input, output, truth; and a long one, as a stream."""
         assert isinstance(generator, SrGenerator)

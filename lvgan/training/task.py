@@ -94,7 +94,7 @@ class Task(Protocol):
         ...
 
     def data_record(self) -> dict[str, Any]:
-        """Sizes and fingerprint of the data."""
+        """Sizes, fingerprint and contents of the data, as plain values."""
         ...
 
     def preview(self, generator: nn.Module, folder: Path, step: int) -> None:

@@ -228,7 +228,9 @@ class Trainer:
 
     def restore(self, loaded: dict[str, Any], path: Path) -> None:
         """As :meth:`load`, of a checkpoint that was read from `path`."""
-        if loaded["data"] != self.task.data_record():
+        trained_on, now = loaded["data"], self.task.data_record()
+        # (checkpoints of version 0.1 do not say what the frames hold)
+        if any(trained_on.get(key, value) != value for key, value in now.items()):
             raise CheckpointError(
                 f"{path} was trained on other data than {self.task.config.data.path} holds now; "
                 "restore the data, or start another run with --new"

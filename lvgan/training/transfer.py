@@ -45,7 +45,7 @@ def _begins(name: str, pattern: str) -> bool:
 
 
 def start_from(task: Task, average: nn.Module, path: Path) -> tuple[dict[str, Any], str]:
-    """Copy the weights of a checkpoint (or bundle) that fit into a task's networks and its average.
+    """Copy the weights of a checkpoint (or bundle, or a run's newest) that fit into a task's networks and its average.
 
     A tensor fits if name and shape do. Optimisers and statistics stay fresh.
 
@@ -55,7 +55,7 @@ def start_from(task: Task, average: nn.Module, path: Path) -> tuple[dict[str, An
     Raises:
         CheckpointError: of another stage, damaged, or not one tensor of the generator fits.
     """
-    stage = task.config.stage
+    stage, path = task.config.stage, ckpt.find(path)
     loaded = ckpt.load(path)
     part = loaded[stage] if loaded["stage"] == "bundle" else ckpt.check_stage(loaded, path, stage)
     averaged = part["generator_ema"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -82,6 +84,31 @@ def test_a_row_of_the_table(shards: Path) -> None:
     assert row["ram_gb"] > 0.05
     assert row["gpu_gb"] is None
     assert 0 <= row["data_share"] <= 1
+
+
+def test_a_row_does_not_see_what_this_process_holds(shards: Path) -> None:
+    held = torch.zeros(150_000_000)  # 0.6 GB
+    row = bench_train.row_alone(_config("lr", shards), CPU, "x", 1, print)
+    here = bench_train.setting_row(_config("lr", shards), CPU, "x", 1, print)
+    assert here["ram_gb"] - row["ram_gb"] > 0.8 * held.nbytes / 1e9
+    assert row.keys() == here.keys()
+
+
+def test_a_row_whose_process_is_killed_does_not_fit(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_train, "_send_row", _killed)
+    row = bench_train.row_alone(_config("lr", shards), CPU, "x", 1, print)
+    assert bench_train._setting_line(row).endswith("does not fit")
+    monkeypatch.setattr(bench_train, "_send_row", _crashed)
+    with pytest.raises(RuntimeError, match="measuring x has failed"):
+        bench_train.row_alone(_config("lr", shards), CPU, "x", 1, print)
+
+
+def _killed(*arguments: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _crashed(*arguments: object) -> None:
+    os._exit(1)
 
 
 def test_settings_are_legal() -> None:

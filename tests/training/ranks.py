@@ -29,7 +29,8 @@ def toy(folder: Path, trouble: str = "", rank: int = 1, batch: int = 4, steps: i
 
     with cli.train.exit_when_stopped(), Ranks.join("cpu") as ranks:  # type: ignore[attr-defined]
         (folder / f"pid-{ranks.rank}").write_text(str(os.getpid()))
-        task = _troubled(toy_config(steps, batch), ranks, trouble if ranks.rank == rank else "")
+        trouble = trouble if ranks.rank == rank or trouble == "overflow" else ""
+        task = _troubled(toy_config(steps, batch), ranks, trouble)
         train(task, Run(folder / "run"), ranks=ranks)
 
 
@@ -59,6 +60,14 @@ def _troubled(config: Any, ranks: Any, trouble: str) -> Any:
                 time.sleep(100)
             time.sleep(0.02)
             return super().real(step)
+
+        def judge(self, sample: Any, phase: Any) -> Any:
+            logits = super().judge(sample, phase)
+            moments = ((2, "generator"), (3, "discriminator/judge fake"))
+            if trouble == "overflow" and (phase.step, phase.name) in moments:
+                last = torch.tensor([[clip == config.training.batch - 1] for clip in phase.clips])
+                logits = torch.where(last, logits * float("inf"), logits)
+            return logits
 
     task = Troubled(config, ranks.share(config.training.batch))
     if trouble == "differs":

@@ -14,7 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 
+from lvgan import config as cfg
 from lvgan.errors import ConfigError, MachineError
 from lvgan.training import launch
 from lvgan.training.distributed import Ranks
@@ -22,6 +25,7 @@ from lvgan.training.logging import read_log
 from lvgan.training.loop import train
 from lvgan.training.runs import Run
 from tests.training.ranks import COMMAND, ROOT, toy_config
+from tests.training.test_tasks import SMALL
 from tests.training.toy import ToyTask
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
@@ -131,6 +135,18 @@ def test_any_number_of_ranks_trains_as_one(stage: str, shards: Path, tmp_path: P
     _compare(shards, tmp_path, stage, [2, 4], 20, double=stage == "lr")
 
 
+def test_ranks_find_a_micro_batch_and_measure_together(shards: Path, tmp_path: Path) -> None:
+    settings = cfg.merge(SMALL["sr"], {"training": {"batch": 3, "r1_every": 2}})
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(settings))
+    done = _run(2, "train-sr", shards, "--config", tmp_path / "small.yaml", "--micro-batch", "auto", "--dry-run",
+                "--run", "none", "--device", "cpu")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "micro-batches of 2 of a process's 2 clips fit into memory" in done.stdout
+    assert "GB of RAM, in each of 2 processes" in done.stdout
+    assert done.stdout.count("s/step") == 1
+    assert not (ROOT / "runs" / "none").exists()
+
+
 def test_a_run_goes_on_with_another_number_of_ranks(tmp_path: Path) -> None:
     def alone(folder: Path) -> None:
         train(ToyTask(toy_config(steps=8)), Run(folder / "run"), progress=False)
@@ -182,6 +198,20 @@ def test_a_crash_in_a_rank_is_one_traceback(tmp_path: Path) -> None:
     assert done.stderr.count("Traceback") == 1
     assert "ZeroDivisionError: one by nought" in done.stderr
     assert "lvgan: rank 1 of 2 has failed, the others stop" in done.stderr
+
+
+def test_all_ranks_skip_the_step_that_overflows_on_one(tmp_path: Path) -> None:
+    for count in (1, 2):
+        (tmp_path / str(count)).mkdir()
+        done = _run(count, "toy", tmp_path / str(count), "--trouble", "overflow")
+        assert done.returncode == 0, done.stderr
+        events = [line for line in _log(tmp_path / str(count)) if line.get("event") == "non-finite gradient"]
+        assert [(e["step"], e["culprit"].partition(" ")[0]) for e in events] == [(3, "generator"), (4, "discriminator")]
+    one, two = (torch.load(tmp_path / c / "run/checkpoints/lr-step-000008.pt", weights_only=True) for c in ("1", "2"))
+    for part in ("generator", "generator_ema", "discriminator"):
+        for name, value in one[part].items():
+            torch.testing.assert_close(two[part][name], value, rtol=1e-5, atol=1e-6)
+    assert two["optimizers"][0]["state"][0]["step"] == 7  # of 8: one was skipped
 
 
 def test_ranks_that_start_from_other_weights_are_found(tmp_path: Path) -> None:
@@ -298,8 +328,10 @@ def test_an_incomplete_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_the_commands_under_torchrun(shards: Path, tmp_path: Path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "lvgan"]
-    settings = ["--preset", "tiny", "--batch", "2", "--steps", "2", "--device", "cpu"]
+    # Without `--` torchrun takes our --run for an abbreviation of an option of its own.
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--no-python",
+                "--", sys.executable, "-m", "lvgan"]  # fmt: skip
+    settings = ["--preset", "tiny", "--batch", "2", "--steps", "2", "--device", "cpu", "--run", "mine"]
     done = subprocess.run([*torchrun, "train-lr", str(shards), *settings, "--set", "data.frames=8"], cwd=tmp_path,
                           env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
                           timeout=PATIENCE, check=False)  # fmt: skip

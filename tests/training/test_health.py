@@ -107,6 +107,26 @@ def test_a_bad_step_is_skipped_logged_and_said_once(tmp_path) -> None:
     assert run.step == 40
 
 
+def test_a_penalty_that_always_overflows_is_ill_health() -> None:
+    # One step in 16 does not fill the window, and without R1 the discriminator has nothing that holds it.
+    monitor, steps = Monitor(Limits(penalties=3)), []
+    for step in range(1, 100):
+        bad = {"generator": [], "discriminator": []}
+        if step % 16 == 1:
+            bad["r1"] = ["head.weight"] * (step != 17)
+        monitor.check(step, {}, bad, {})
+        again = Monitor(Limits(penalties=3))
+        again.load_state(monitor.state())
+        assert again.failing == monitor.failing
+        steps += [step] * monitor.failing
+    assert steps[0] == 65  # 1 was followed by a good one; 33, 49, 65
+    assert again.failing_since == 33
+    old = monitor.state()
+    del old["penalties"]  # of version 0.1
+    again.load_state(old)
+    assert not again.failing
+
+
 class _Diverging(ToyTask):
     """Diverges for good from a step on, unless other randomness is drawn."""
 

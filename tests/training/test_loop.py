@@ -16,6 +16,7 @@ import torch
 from lvgan import checkpoint as ckpt
 from lvgan.config import Config, build
 from lvgan.errors import CheckpointError, ConfigError, DataError, MachineError, MediaError
+from lvgan.training import loop
 from lvgan.training.logging import RunLog, read_log
 from lvgan.training.loop import train
 from lvgan.training.runs import Run
@@ -163,6 +164,27 @@ def test_a_signal_in_the_first_step_leaves_a_checkpoint_of_none(tmp_path) -> Non
     with pytest.raises(Stopped, match="stopped at step 0, checkpoint written"):
         train(First(_config()), run, progress=False)
     assert [p.name for p in run.checkpoint_folder.iterdir()] == ["lr-step-000000.pt"]
+
+
+def test_a_signal_between_two_slow_steps_does_not_wait_for_the_second(tmp_path, monkeypatch) -> None:
+    _slow(monkeypatch)
+    copied = loop._copied
+
+    def copying(state: object) -> object:
+        if isinstance(state, dict) and "generator_ema" in state and state["step"] == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return copied(state)
+
+    class Endless(ToyTask):
+        def real(self, step: int):
+            assert step != 7, "another step was begun"
+            return super().real(step)
+
+    monkeypatch.setattr(loop, "_copied", copying)
+    run = Run(tmp_path / "run")
+    with pytest.raises(Stopped, match="stopped at step 7, checkpoint written"):
+        train(Endless(_config()), run, progress=False)
+    assert run.step == 7
 
 
 def test_a_signal_puts_the_preview_off(tmp_path) -> None:
@@ -327,6 +349,19 @@ def test_old_checkpoints_are_deleted_but_those_protected(tmp_path) -> None:
         "lr-step-000010.pt",
         "lr-step-000012.pt",
     ]
+
+
+def test_fewer_checkpoints_stay_from_the_start(tmp_path, monkeypatch) -> None:
+    run = Run(tmp_path / "run")
+    train(ToyTask(_config(steps=12, checkpoint_every=3)), run, progress=False)
+
+    def full(path: Path, checkpoint: object) -> None:
+        raise MachineError("the disk is full")
+
+    monkeypatch.setattr(ckpt, "save", full)
+    with pytest.raises(MachineError):
+        train(ToyTask(_config(steps=13, keep=2)), run, progress=False)
+    assert [p.name for p in ckpt.checkpoints_in(run.checkpoint_folder)[0]] == ["lr-step-000009.pt", "lr-step-000012.pt"]
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path) -> None:

@@ -10,6 +10,7 @@ import torch
 from lvgan.config import build
 from lvgan.errors import MachineError
 from lvgan.training import memory
+from lvgan.training.distributed import Ranks
 from lvgan.training.dry_run import dry_run
 from lvgan.training.trainer import Trainer
 from tests.training.toy import ToyTask
@@ -141,9 +142,44 @@ def test_a_trial_leaves_nothing_behind_and_sees_the_strongest_augmentation() -> 
 def test_the_largest_micro_batch_on_this_machine_is_the_batch_of_a_toy() -> None:
     said: list[str] = []
     task = _Adaptive()
-    found = memory.largest_micro_batch(task, 4, torch.device("cpu"), said.append)
+    found = memory.largest_micro_batch(task, torch.device("cpu"), said.append)
     assert found == (4 if memory.available() else 1)
     assert len(said) == 2
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "expected"),
+    [
+        (3, [3, 3], 3),  # 8 clips on 3 ranks: the third has 2 clips, all of which fit
+        (1, [3, 3], 1),
+        (3, [3, 1], 1),
+        (2, [2, 3], 2),
+    ],
+)
+def test_ranks_take_what_fits_on_all(
+    own: int, others: list[int], expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, asked, said = ToyTask(build("lr", {"training": {"batch": 8}})), [], []
+
+    class Three(Ranks):
+        """Rank 0 of three with 3, 3 and 2 clips; what the others allow is given."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.world = 3
+
+        def agree(self, number: int) -> int:
+            return max(number, *(-limit for limit in others)) if number else 0
+
+    def in_ram(task: object, batch: int, processes: int) -> int:
+        asked.append((batch, processes))
+        return own
+
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    monkeypatch.setattr(memory, "_in_ram", in_ram)
+    assert memory.largest_micro_batch(task, torch.device("cpu"), said.append, Three()) == expected
+    assert asked == [(3, 3)]  # its own clips, and a third of the memory
+    assert said[-1] == f"micro-batches of {expected} of a process's 3 clips fit into memory"
 
 
 def test_an_estimate_takes_no_checkpoint_and_counts_right(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,8 @@ def test_color_area(shards: Path, tmp_path: Path) -> None:
     values = task.measure(task.generator.eval(), tmp_path)
     assert torch.equal(torch.get_rng_state(), before)
     stored = json.loads((tmp_path / "real-color.json").read_text())
-    assert (stored["frames"], stored["clips"], stored["data"]) == (128, 8, task._dataset.fingerprint)
+    assert (stored["frames"], stored["clips"]) == (128, 8)
+    assert stored["data"].startswith(task._dataset.fingerprint)
     made = []
     for index in range(2):
         clip = LrVideo(task.generator, derive(0, "metric", index), segment=8).clip(0, 128)

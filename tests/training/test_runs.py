@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from lvgan import checkpoint as ckpt
 from lvgan import config as cfg
-from lvgan.errors import ConfigError, MachineError
+from lvgan.errors import ConfigError, DataError, MachineError
 from lvgan.training.logging import RunLog, read_log
 from lvgan.training.runs import Run, all_runs, choose_run
 
@@ -74,6 +77,46 @@ def test_a_checkpoint_cut_short_is_passed_over(tmp_path) -> None:
     assert ckpt.find(run.folder).name == "lr-step-000004.pt"
 
 
+def test_a_complete_run_whose_last_checkpoint_is_damaged_goes_on(tmp_path) -> None:
+    run = _start(tmp_path, "lr-0001", 10)
+    newest = run.checkpoint_folder / "lr-step-000010.pt"
+    content = bytearray(newest.read_bytes())
+    content[content.index(b"filler")] ^= 1  # the index at the end of the file is as it was
+    newest.write_bytes(content)
+    choice = choose_run("lr", _request(_config()), root=tmp_path)
+    assert not choice.finished
+    assert "lr-step-000010.pt is damaged" in choice.message
+
+
+def test_what_is_no_checkpoint_any_more_is_passed_over(tmp_path) -> None:
+    complete = ckpt.new_checkpoint(
+        "lr", step=4, config={"data": {}, "training": {}}, generator_ema={}, data={}
+    )  # what every reader relies on
+    for number, content in enumerate((b"", b"\0" * 5000, b"PK\x03\x05" + bytes(100))):
+        run = _start(tmp_path, f"lr-{number}", 0)
+        ckpt.save(run.checkpoint_folder / "lr-step-000004.pt", complete)
+        (run.checkpoint_folder / "lr-step-000008.pt").write_bytes(content)
+        said: list[str] = []
+        found = run.load_newest("lr", said.append)
+        assert found is not None
+        assert found[0].name == "lr-step-000004.pt"
+        assert "lr-step-000008.pt.damaged" in said[0]
+        assert (run.checkpoint_folder / "lr-step-000008.pt.damaged").read_bytes() == content
+
+
+def test_a_neighbour_that_cannot_be_read_stops_nobody(tmp_path) -> None:
+    _start(tmp_path, "lr-0001", 4)
+    later = _start(tmp_path, "lr-0002", 4)
+    for text in (b"stage: lr\ntraining: {nonsense: 3}\n", b"stage: lr\n\xff\n", b"", b"stage: lr\n- x: ["):
+        later.config_file.write_bytes(text)
+        assert choose_run("lr", _request(_config()), root=tmp_path).run.name == "lr-0001"
+        with pytest.raises((ConfigError, DataError), match=r"lr-0002.config\.yaml"):
+            choose_run("lr", _request(_config()), name="lr-0002", root=tmp_path)
+    later.config_file.write_text("stage: lr\ntraining: {nonsense: 3}\n")
+    new = choose_run("lr", _request(_config(seed=7)), root=tmp_path)
+    assert "nonsense" in new.message
+
+
 def test_a_named_run(tmp_path) -> None:
     assert choose_run("lr", _request(_config()), name="mine", root=tmp_path).run.folder == tmp_path / "mine"
     _start(tmp_path, "mine", 4)
@@ -94,6 +137,16 @@ def test_runs_of_a_stage(tmp_path) -> None:
     run.create(cfg.build("sr", {}))
     assert [r.name for r in all_runs(tmp_path, "sr")] == ["sr-0001"]
     assert {r.name for r in all_runs(tmp_path)} == {"lr-0001", "sr-0001"}
+
+
+def test_a_look_at_the_lock_keeps_nobody_out(tmp_path) -> None:
+    run = Run(tmp_path / "run")
+    run.folder.mkdir()
+    looking = (run.folder / ".lock").open("a+")
+    fcntl.flock(looking, fcntl.LOCK_SH)
+    threading.Timer(0.1, looking.close).start()
+    with run.lock(print):
+        assert (run.folder / ".lock").read_text().startswith(f"process {os.getpid()} ")
 
 
 def test_the_log_on_a_full_disk_is_one_sentence(tmp_path, capfd) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from lvgan import config as cfg
 from lvgan.data.dataset import ClipDataset
+from lvgan.data.shards import ShardWriter, encode_jpeg, shard_name
+from lvgan.errors import CheckpointError
 from lvgan.training.logging import read_log
 from lvgan.training.loop import train
 from lvgan.training.lr import LrTask
@@ -73,6 +77,34 @@ def test_a_step_trains_every_parameter(stage: str, shards: Path) -> None:
     assert not {k for k in still - constant if k in dict(_named(trainer))}
     # The running means of the features moved too (in the discriminator's phase).
     assert not {k for k in still if "magnitude" in k or k.endswith("w_avg")}
+
+
+def _write_clips(folder: Path, low: int, high: int) -> Path:
+    """Two grey clips of 20 frames."""
+    for size, level in ((LOW, low), (HIGH, high)):
+        place = folder / f"{size.height:04d}x{size.width:04d}"
+        place.mkdir(parents=True)
+        with ShardWriter(place / shard_name(0)) as shard:
+            for clip in ("a", "b"):
+                for _ in range(20):
+                    shard.add(clip, encode_jpeg(np.full((size.height, size.width, 3), level, np.uint8)))
+            shard.finish()
+            shard.commit()
+    return folder
+
+
+@pytest.mark.parametrize(("stage", "low", "high", "same"), [
+    ("lr", 90, 90, True), ("lr", 91, 90, False), ("lr", 90, 91, True), ("sr", 91, 90, False), ("sr", 90, 91, False),
+])  # fmt: skip
+def test_a_run_stays_with_its_frames(stage: str, low: int, high: int, same: bool, tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    stored = Trainer(_task(stage, _write_clips(tmp_path / "first", 90, 90))).checkpoint()
+    other = Trainer(_task(stage, _write_clips(tmp_path / "other", low, high)))
+    with contextlib.nullcontext() if same else pytest.raises(CheckpointError, match="other data"):
+        other.restore(stored, path)
+    for key in ("lr_content", "hr_content"):  # as version 0.1 wrote it
+        stored["data"].pop(key, None)
+    other.restore(stored, path)
 
 
 def _named(trainer: Trainer) -> list[tuple[str, torch.Tensor]]:

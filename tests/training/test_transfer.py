@@ -54,6 +54,19 @@ def test_weights_are_taken_and_optimisers_are_not(source, tmp_path) -> None:
     assert two["provenance"] == {"path": str(source), "step": 6, "sha256": digest, "not_taken": []}
 
 
+def test_a_run_stands_for_its_newest_checkpoint(source, tmp_path) -> None:
+    folder = source.parents[1]
+    run = Run(tmp_path / "run")
+    train(ToyTask(_config(init=str(folder), steps=0)), run, progress=False, say=lambda line: None)
+    loaded = torch.load(run.checkpoint_folder / "lr-step-000000.pt", weights_only=True)
+    assert loaded["provenance"]["path"] == str(source)
+    assert loaded["config"]["training"]["init"] == str(folder)
+    assert [p.name for p in folder.parent.glob("**/*.keep")] == [source.name + ".keep"]
+    # Later, with more of them there, it is still the same run.
+    train(ToyTask(_config(seed=1, steps=9)), Run(folder), progress=False)
+    assert train(ToyTask(_config(init=str(folder), steps=2)), run, progress=False) == 2
+
+
 def test_it_goes_on_from_its_own_checkpoint_and_remembers_where_it_began(source, tmp_path) -> None:
     run, straight = Run(tmp_path / "run"), Run(tmp_path / "straight")
     config = {"init": str(source)}
