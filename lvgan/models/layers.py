@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lvgan.models.running import HALVES
 from lvgan.ops import bias_act, native, upfirdn2d
 
 
@@ -49,9 +50,12 @@ class FullyConnected(nn.Module):
         self.bias_gain = lr_multiplier
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(x, (self.weight * self.weight_gain).to(x.dtype))
-        bias = None if self.bias is None else (self.bias * self.bias_gain).to(y.dtype)
-        return bias_act(y, bias, dim=-1, activation=self.activation)
+        weight = (self.weight * self.weight_gain).to(x.dtype)
+        bias = None if self.bias is None else self.bias * self.bias_gain
+        if self.activation == "linear":
+            return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
+        y = F.linear(x, weight)
+        return bias_act(y, None if bias is None else bias.to(y.dtype), dim=-1, activation=self.activation)
 
 
 # Running statistics
@@ -113,6 +117,14 @@ def one_update(network: nn.Module, reduce: Callable[[Tensor], Tensor] | None = N
             part.move(values[:-1].view(part._sum.shape) / values[-1])
 
 
+def mean_square(x: Tensor) -> Tensor:
+    """Mean of x², a float32 scalar."""
+    # By the norms of rows: one pass over memory, and the sums of each are short enough for float32.
+    rows = tuple(range(min(3, x.ndim - 1), x.ndim))
+    norms = torch.linalg.vector_norm(x, dim=rows, dtype=torch.promote_types(x.dtype, torch.float32))
+    return (norms.square().sum() / x.numel()).float()
+
+
 class MagnitudeEMA(RunningStatistic):
     """Running mean of x², and the gain that brings x to unit mean square.
 
@@ -136,7 +148,7 @@ class MagnitudeEMA(RunningStatistic):
     def gain(self, x: Tensor, update: bool = False) -> Tensor:
         """The scalar gain for `x` (float32)."""
         if update:
-            self.observe(x.detach().float().square().mean(), len(x))
+            self.observe(mean_square(x.detach()), len(x))
         return self.mean_square.rsqrt()
 
     def forward(self, x: Tensor, update: bool = False) -> Tensor:
@@ -205,7 +217,8 @@ def modulated_conv3d(
     """
     if demodulate:
         # Scales that cancel; without them half precision overflows. Hence no gradient either.
-        weight = weight / weight.detach().abs().amax((1, 2, 3, 4), keepdim=True)
+        if x.dtype in HALVES:
+            weight = weight / weight.detach().abs().amax((1, 2, 3, 4), keepdim=True)
         style = style / style.detach().abs().amax((1, 2), keepdim=True)
     y = convolve(x * _per_frame(style * input_gain, x.dtype), weight)
     if demodulate:

@@ -184,6 +184,16 @@ def test_golden_magnitude_ema(golden) -> None:  # type: ignore[no-untyped-def]
     assert_close_to_max(torch.stack(gains), file.tensors["out/gain"])
 
 
+@pytest.mark.parametrize("shape", [(6, 3, 5), (2, 4, 30, 64, 64), (1, 2), (2, 3, 4, 1, 1)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_mean_square_is_that_of_float64(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x = (3 * torch.randn(shape, generator=torch.Generator().manual_seed(5))).to(dtype)
+    for view in (x, x[:, 1:], x.transpose(0, 1)):
+        expected = float(np.square(view.double().numpy()).mean())
+        assert layers.mean_square(view).dtype == torch.float32
+        assert layers.mean_square(view).item() == pytest.approx(expected, rel=2e-6)
+
+
 def test_crop_time_rounds_towards_the_start() -> None:
     assert crop_time(torch.arange(7)[None, None], 4).flatten().tolist() == [1, 2, 3, 4]
 
