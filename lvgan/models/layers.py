@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lvgan.ops import bias_act, upfirdn2d
+from lvgan.models.running import HALVES
+from lvgan.ops import bias_act, native, upfirdn2d
 
 
 def normalize_rms(x: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
@@ -49,9 +50,12 @@ class FullyConnected(nn.Module):
         self.bias_gain = lr_multiplier
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.linear(x, (self.weight * self.weight_gain).to(x.dtype))
-        bias = None if self.bias is None else (self.bias * self.bias_gain).to(y.dtype)
-        return bias_act(y, bias, dim=-1, activation=self.activation)
+        weight = (self.weight * self.weight_gain).to(x.dtype)
+        bias = None if self.bias is None else self.bias * self.bias_gain
+        if self.activation == "linear":
+            return F.linear(x, weight, None if bias is None else bias.to(x.dtype))
+        y = F.linear(x, weight)
+        return bias_act(y, None if bias is None else bias.to(y.dtype), dim=-1, activation=self.activation)
 
 
 # Running statistics
@@ -113,6 +117,14 @@ def one_update(network: nn.Module, reduce: Callable[[Tensor], Tensor] | None = N
             part.move(values[:-1].view(part._sum.shape) / values[-1])
 
 
+def mean_square(x: Tensor) -> Tensor:
+    """Mean of x², a float32 scalar."""
+    # By the norms of rows: one pass over memory, and the sums of each are short enough for float32.
+    rows = tuple(range(min(3, x.ndim - 1), x.ndim))
+    norms = torch.linalg.vector_norm(x, dim=rows, dtype=torch.promote_types(x.dtype, torch.float32))
+    return (norms.square().sum() / x.numel()).float()
+
+
 class MagnitudeEMA(RunningStatistic):
     """Running mean of x², and the gain that brings x to unit mean square.
 
@@ -136,7 +148,7 @@ class MagnitudeEMA(RunningStatistic):
     def gain(self, x: Tensor, update: bool = False) -> Tensor:
         """The scalar gain for `x` (float32)."""
         if update:
-            self.observe(x.detach().float().square().mean(), len(x))
+            self.observe(mean_square(x.detach()), len(x))
         return self.mean_square.rsqrt()
 
     def forward(self, x: Tensor, update: bool = False) -> Tensor:
@@ -205,7 +217,8 @@ def modulated_conv3d(
     """
     if demodulate:
         # Scales that cancel; without them half precision overflows. Hence no gradient either.
-        weight = weight / weight.detach().abs().amax((1, 2, 3, 4), keepdim=True)
+        if x.dtype in HALVES:
+            weight = weight / weight.detach().abs().amax((1, 2, 3, 4), keepdim=True)
         style = style / style.detach().abs().amax((1, 2), keepdim=True)
     y = convolve(x * _per_frame(style * input_gain, x.dtype), weight)
     if demodulate:
@@ -223,7 +236,8 @@ def _per_frame(scale: Tensor, dtype: torch.dtype) -> Tensor:
 
 # Resampling by 2; what lies outside is zero
 
-FILTERED_AREA = 48 * 48  # pixels: dense products of 64x64 take 3 times as long as filters, of 32x32 as long
+FILTERED_AREA = 48 * 48  # pixels: the reference filters frames of 64x64 in a third of the products' time, not smaller
+_TAPS = (0.125, 0.375, 0.375, 0.125)
 
 
 def upsampling_matrix(size: int, out_size: int) -> Tensor:
@@ -252,37 +266,26 @@ def upsample_space(x: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
     """:func:`resample_space` with two of :func:`upsampling_matrix`."""
     height, width = x.shape[-2:]
     out_height, out_width = vertical.shape[0], horizontal.shape[0]
-    if not _filter_is_faster(x, out_height, out_width):
+    if not _filter_is_faster(x, out_height * out_width):
         return resample_space(x, vertical, horizontal)
-    padding = []
-    for side, out in ((width, out_width), (height, out_height)):
-        before = 2 - (2 * side - out) // 2
-        padding += [before, out - 2 * side + 3 - before]
+    padding = [*_doubled(width, out_width), *_doubled(height, out_height)]
     return _filter_space(x, up=2, padding=padding, gain=4.0)
 
 
 def downsample_space(x: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
     """:func:`resample_space` with two of :func:`downsampling_matrix`."""
     height, width = x.shape[-2:]
-    if not _filter_is_faster(x, height, width):
+    if not _filter_is_faster(x, height * width):
         return resample_space(x, vertical, horizontal)
     return _filter_space(x, down=2, padding=[1, 1 + width % 2, 1, 1 + height % 2])
-
-
-def _filter_is_faster(x: Tensor, height: int, width: int) -> bool:
-    """Whether frames of this (larger) size are filtered rather than multiplied: measured on a CPU."""
-    return x.device.type == "cpu" and height * width >= FILTERED_AREA
-
-
-def _filter_space(x: Tensor, **how: Any) -> Tensor:
-    taps = torch.tensor([0.125, 0.375, 0.375, 0.125], device=x.device)
-    return upfirdn2d(x.flatten(1, 2), taps, **how).unflatten(1, x.shape[1:3])
 
 
 def upsample_time(x: Tensor, frames: int | None = None) -> Tensor:
     """Linear interpolation to twice the frame rate, centre-cropped: ``[N, C, frames, ...]``."""
     total = x.shape[2]
     frames = 2 * total if frames is None else frames
+    if _compiled_filter(x):
+        return _filter_time(x, up=(1, 2), padding=[0, 0, *_doubled(total, frames)], gain=2.0)
     start = (2 * total - frames) // 2
     # Only what the crop needs: input frames first ... first + count - 1 and a neighbour on each side.
     first, count = start // 2, (start + frames + 1) // 2 - start // 2
@@ -295,10 +298,40 @@ def upsample_time(x: Tensor, frames: int | None = None) -> Tensor:
 
 def downsample_time(x: Tensor) -> Tensor:
     """The filter [1, 3, 3, 1] / 8 over frames, and every second one: ``[N, C, ceil(T / 2), ...]``."""
-    padded = _pad_time(x, 1, 1 + x.shape[2] % 2)
+    after = 1 + x.shape[2] % 2
+    if _compiled_filter(x):
+        return _filter_time(x, down=(1, 2), padding=[0, 0, 1, after])
+    padded = _pad_time(x, 1, after)
     count = padded.shape[2] // 2 - 1
     taps = [padded[:, :, i : i + 2 * count : 2] for i in range(4)]
     return (taps[0] + taps[3]) * 0.125 + (taps[1] + taps[2]) * 0.375
+
+
+def _compiled_filter(x: Tensor) -> bool:
+    """Whether upfirdn2d has a kernel for `x` that takes a pass over memory for a factor of 2: in float on a CPU."""
+    return x.device.type == "cpu" and x.element_size() >= 4 and native.active_library("cpu") is not None
+
+
+def _filter_is_faster(x: Tensor, area: int) -> bool:
+    """Whether frames of this (larger) area are filtered rather than multiplied: measured on a CPU."""
+    return _compiled_filter(x) or (x.device.type == "cpu" and area >= FILTERED_AREA)
+
+
+def _doubled(size: int, out_size: int) -> tuple[int, int]:
+    """Padding before and after `size` samples of which the middle `out_size` of twice as many are wanted."""
+    before = 2 - (2 * size - out_size) // 2
+    return before, out_size - 2 * size + 3 - before
+
+
+def _filter_space(x: Tensor, **how: Any) -> Tensor:
+    taps = torch.tensor(_TAPS, device=x.device)
+    return upfirdn2d(x.flatten(1, 2), taps, **how).unflatten(1, x.shape[1:3])
+
+
+def _filter_time(x: Tensor, **how: Any) -> Tensor:
+    taps = torch.tensor(_TAPS, device=x.device)[:, None]
+    y = upfirdn2d(x.reshape(*x.shape[:3], -1), taps, **how)
+    return y.view(*y.shape[:3], *x.shape[3:])
 
 
 def crop_time(x: Tensor, frames: int) -> Tensor:

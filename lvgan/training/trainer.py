@@ -55,13 +55,17 @@ class Trainer:
         self.attempt = 0
         self.bad_gradients: dict[str, list[str]] = {}
         self._frozen = frozen_parameters(task)
+        # Found once: walking through the modules several times a step takes longer than small layers compute.
+        self._weights = {network: list(network.parameters()) for network in (task.generator, task.discriminator)}
+        kept = task.generator.state_dict()
+        self._running = [b for name, b in task.generator.named_buffers() if name in kept]
         self.average = copy.deepcopy(task.generator).eval().requires_grad_(False)
         s = self.settings
         lazy = s.r1_every / (s.r1_every + 1)  # R1's steps are extra steps of the discriminator's optimiser
         self.rates = (s.generator_rate, s.discriminator_rate * lazy)
         self.optimizers = (
-            torch.optim.Adam(task.generator.parameters(), lr=self.rates[0], betas=(0.0, s.beta2)),
-            torch.optim.Adam(task.discriminator.parameters(), lr=self.rates[1], betas=(0.0, s.beta2**lazy)),
+            _adam(task.generator, self.rates[0], s.beta2),
+            _adam(task.discriminator, self.rates[1], s.beta2**lazy),
         )
 
     # --- one step ---------------------------------------------------------------------------------
@@ -120,7 +124,7 @@ class Trainer:
         names = ("loss/discriminator_fake", "loss/discriminator_real", "logits/fake", "logits/real")
         sums = torch.zeros(len(names), device=real[0].device)
         judged, fakes = [], []
-        running = self._running_means()
+        running = [buffer.clone() for buffer in self._running]
         # The magnitudes move once, after the whole batch: they must not depend on how it is cut.
         network = task.discriminator
         with self._training("discriminator", network, self.optimizers[1]), one_update(task.generator, self.ranks.sum):
@@ -143,7 +147,7 @@ class Trainer:
         values |= health.spread(*described)
         if not self._bad("discriminator"):
             return values | task.adapt(self.step, self.ranks.whole(torch.cat(judged), count))
-        for buffer, kept in running:  # skipped: the running means too
+        for buffer, kept in zip(self._running, running, strict=True):  # skipped: the running means too
             buffer.copy_(kept)
         return values
 
@@ -163,13 +167,14 @@ class Trainer:
     @contextmanager
     def _training(self, phase: str, network: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[None]:
         """Gradients for one network alone; at the end they are summed, and if all are finite its optimiser steps."""
-        for module in (self.task.generator, self.task.discriminator):
-            module.requires_grad_(module is network)
+        for module, weights in self._weights.items():
+            for parameter in weights:
+                parameter.requires_grad_(module is network)
         for parameter in self._frozen:
             parameter.requires_grad_(False)
         optimizer.zero_grad(set_to_none=True)
         yield
-        self.ranks.sum_gradients([p for p in network.parameters() if p.requires_grad])
+        self.ranks.sum_gradients([p for p in self._weights[network] if p.requires_grad])
         self.bad_gradients[phase] = health.bad_gradients(network)
         if not self.bad_gradients[phase]:
             optimizer.step()
@@ -177,11 +182,6 @@ class Trainer:
     def _bad(self, phase: str) -> float:
         """How many parameters had a gradient that is not finite."""
         return float(len(self.bad_gradients[phase]))
-
-    def _running_means(self) -> list[tuple[Tensor, Tensor]]:
-        """The generator's buffers that training moves, and copies of them."""
-        kept = self.task.generator.state_dict()
-        return [(b, b.clone()) for name, b in self.task.generator.named_buffers() if name in kept]
 
     # --- state ------------------------------------------------------------------------------------
 
@@ -239,10 +239,26 @@ class Trainer:
         load_weights(self.average, loaded["generator_ema"], str(path))
         load_weights(self.task.discriminator, loaded["discriminator"], str(path))
         for optimizer, state in zip(self.optimizers, loaded["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
+            _load_adam(optimizer, state)
         self.task.load_state(loaded["ada"])
         self.step = int(loaded["step"])
         self.attempt = int(loaded.get("attempt", 0))
+
+
+def _adam(network: nn.Module, rate: float, beta2: float) -> torch.optim.Adam:
+    return torch.optim.Adam(network.parameters(), lr=rate, betas=(0.0, beta2), fused=True)
+
+
+def _load_adam(optimizer: torch.optim.Adam, state: dict[str, Any]) -> None:
+    """Load the moments; how a step is computed stays as it is, whatever the checkpoint was made with."""
+    groups = [group | {"fused": True, "foreach": None} for group in state["param_groups"]]
+    optimizer.load_state_dict(state | {"param_groups": groups})
+    for parameter, moments in optimizer.state.items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            # The fused step walks through memory: the moments have to lie as the weights do, which
+            # training.channels_last may have changed since.
+            if moments[name].stride() != parameter.stride():
+                moments[name] = torch.empty_like(parameter).copy_(moments[name])
 
 
 def _digest(text: str) -> str:

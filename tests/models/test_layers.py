@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lvgan.models import layers
 from lvgan.models.layers import (
     Convolution,
     FullyConnected,
@@ -30,6 +31,12 @@ from lvgan.models.layers import (
     upsampling_matrix,
 )
 from tests.helpers import assert_close_to_max
+
+
+@pytest.fixture(params=["products", "filters"])
+def resampling(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Either way of resampling by 2, whether or not the compiled operators are loaded."""
+    monkeypatch.setattr(layers, "_compiled_filter", lambda x: request.param == "filters")
 
 
 def test_normalize_rms() -> None:
@@ -109,6 +116,7 @@ def test_upsampling_matrix_is_zero_insertion_and_a_filter(size: int, out: int) -
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 8, 9])
+@pytest.mark.usefixtures("resampling")
 def test_downsampling_is_a_filter_and_every_second_sample(size: int) -> None:
     x = torch.randn(2, 3, size, generator=torch.Generator().manual_seed(3))
     padded = np.pad(x.numpy(), ((0, 0), (0, 0), (1, 2)))
@@ -120,12 +128,14 @@ def test_downsampling_is_a_filter_and_every_second_sample(size: int) -> None:
 
 
 @pytest.mark.parametrize(("total", "frames"), [(6, 12), (6, 8), (7, 9), (7, 3), (26, 35), (17, 17), (5, 1), (1, 1)])
+@pytest.mark.usefixtures("resampling")
 def test_upsample_time_is_the_matrix(total: int, frames: int) -> None:
     x = torch.randn(2, 3, total, 2, 2, generator=torch.Generator().manual_seed(4))
     expected = torch.einsum("nctab,st->ncsab", x, upsampling_matrix(total, frames))
     assert_close_to_max(upsample_time(x, frames), expected)
 
 
+@pytest.mark.usefixtures("resampling")
 def test_golden_temporal_linear(golden) -> None:  # type: ignore[no-untyped-def]
     data = golden("lres_temporal_linear_up").tensors
     assert_close_to_max(upsample_time(data["in/x"]), data["out/y"])
@@ -174,6 +184,16 @@ def test_golden_magnitude_ema(golden) -> None:  # type: ignore[no-untyped-def]
     assert_close_to_max(torch.stack(gains), file.tensors["out/gain"])
 
 
+@pytest.mark.parametrize("shape", [(6, 3, 5), (2, 4, 30, 64, 64), (1, 2), (2, 3, 4, 1, 1)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_mean_square_is_that_of_float64(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    x = (3 * torch.randn(shape, generator=torch.Generator().manual_seed(5))).to(dtype)
+    for view in (x, x[:, 1:], x.transpose(0, 1)):
+        expected = float(np.square(view.double().numpy()).mean())
+        assert layers.mean_square(view).dtype == torch.float32
+        assert layers.mean_square(view).item() == pytest.approx(expected, rel=2e-6)
+
+
 def test_crop_time_rounds_towards_the_start() -> None:
     assert crop_time(torch.arange(7)[None, None], 4).flatten().tolist() == [1, 2, 3, 4]
 
@@ -206,6 +226,7 @@ def test_one_update_moves_nothing_after_an_error() -> None:
     assert list(layer.state_dict()) == ["mean_square"]
 
 
+@pytest.mark.usefixtures("resampling")
 @pytest.mark.parametrize("size", [(8, 8), (48, 64), (49, 51), (64, 47)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_filters_and_products_resample_alike(size: tuple[int, int], dtype: torch.dtype) -> None:

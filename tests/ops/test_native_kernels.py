@@ -184,6 +184,29 @@ def test_upfirdn2d_of_network_size(up: Any, down: Any, f: Tensor | None) -> None
         assert_close_to_max(upfirdn2d(x, f, **settings), oracles.upfirdn2d(x, f, **settings), 3e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [(2, 2), (1, 3), (5, 16), (9, 33)])
+@pytest.mark.parametrize("padding", [(1, 1, 1, 2), (2, 1, 2, 1), (0, 3, 3, 0), (9, 6, 5, 8), (-1, 4, 4, -1)])
+@pytest.mark.parametrize("columns", [False, True])
+def test_upfirdn2d_by_two(columns: bool, padding: tuple[int, ...], size: tuple[int, int], dtype: torch.dtype) -> None:
+    """What csrc/twofold_cpu.h does, with the zeros beside every row and column, and its transpose."""
+    x = _signal(2, 3, *size).to(dtype).requires_grad_()
+    f = torch.tensor([0.3, 1.0, -0.7, 0.2])
+    for name in ("up", "down"):
+        settings: dict[str, Any] = {"gain": 1.7, "padding": padding, name: 2}
+        if columns:
+            settings |= {"padding": (0, 0, *padding[2:]), name: (1, 2)}
+        taps = f[:, None] if columns else f
+        rows, row = x.repeat_interleave(3, 2)[:, :, ::3], x.detach()  # rows that do not follow one another
+        y = upfirdn2d(rows, taps, **settings)
+        assert_close_to_max(y, oracles.upfirdn2d(row, taps, **settings), 2e-6)
+        (dx,) = torch.autograd.grad(y, x, torch.ones_like(y) + y.detach())
+        with native.disabled("cpu"):
+            z = upfirdn2d(x, taps, **settings)
+            (expected,) = torch.autograd.grad(z, x, torch.ones_like(z) + z.detach())
+        assert_close_to_max(dx, expected, 2e-6)
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("activation", ["lrelu", "linear", "relu", "swish"])
 @pytest.mark.parametrize("size", [(41, 43), (3, 2), (1, 31)])
@@ -217,7 +240,8 @@ def test_threads_change_no_bit(up: int, down: int, taps_u: int, taps_d: int, pla
             torch.set_num_threads(threads)
             y = filtered_lrelu(x, fu, fd, up=up, down=down, padding=8, clamp=0.8)
             (dx,) = torch.autograd.grad(y, x, torch.ones_like(y))
-            results.append((y.detach(), dx, upfirdn2d(x.detach(), fu, up=up, down=down, padding=9)))
+            twice, half = upfirdn2d(x.detach(), _taps(4), up=2), upfirdn2d(x.detach(), _taps(4), down=2)
+            results.append((y.detach(), dx, upfirdn2d(x.detach(), fu, up=up, down=down, padding=9), twice, half))
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:

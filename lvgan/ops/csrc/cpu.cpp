@@ -13,6 +13,7 @@
 #include "color_cpu.h"
 #include "filtered_cpu.h"
 #include "stable.h"
+#include "twofold_cpu.h"
 #include "upfirdn2d_cpu.h"
 
 #if defined(LVGAN_TILES)
@@ -107,7 +108,8 @@ Tensor upfirdn2d(Tensor x, Tensor f, Ints up, Ints down, Ints offset, Ints size,
     op.full = f.dim() == 2;
     op.taps_x = correlation<A>(f, flip, gain);
     op.taps_y = correlation<A>(f, flip, 1);
-    for_planes(x.size(0) * x.size(1), size[1], [&] { return UpfirdnTask<A>(op); });
+    if (fits_twofold(op)) for_planes(x.size(0) * x.size(1), size[1], [&] { return TwofoldTask<A>(op); });
+    else for_planes(x.size(0) * x.size(1), size[1], [&] { return UpfirdnTask<A>(op); });
   });
   return y;
 }
