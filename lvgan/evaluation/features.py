@@ -266,12 +266,14 @@ def _look_together(
     try:
         for process in processes:
             process.start()
-        working = set(range(workers))
+        working, ended = set(range(workers)), set[int]()
         while working:
             try:
                 worker, answer = answers.get(timeout=WAIT)
             except queue.Empty:
-                _check_alive([processes[i] for i in working])
+                before, ended = ended, {i for i in working if processes[i].exitcode is not None}
+                if before & ended:  # seen twice, as its last words may have come in between
+                    raise _ended_silently(processes[min(before & ended)].exitcode) from None
                 continue
             if answer is None:
                 working.discard(worker)
@@ -300,14 +302,11 @@ def _device_of(device: torch.device, worker: int) -> str:
     return f"cuda:{worker % torch.cuda.device_count()}"
 
 
-def _check_alive(processes: list[Any]) -> None:
-    """Refuse to wait for one that has ended without a word."""
-    for process in processes:
-        if process.exitcode not in (None, 0):
-            raise MachineError(
-                f"a process that looks at clips was ended from outside (exit code {process.exitcode}; too little "
-                "memory?): run it again with fewer --workers"
-            )
+def _ended_silently(code: int | None) -> MachineError:
+    return MachineError(
+        f"a process that looks at clips ended without a word (exit code {code}; too little memory?): run it again "
+        "with fewer --workers, or with --workers 1 to see what the detector says"
+    )
 
 
 def _work(task: _Task, answers: Any) -> None:

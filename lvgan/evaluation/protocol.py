@@ -189,7 +189,7 @@ def read_scores(path: str | os.PathLike[str]) -> list[Score]:
         raise DataError(
             f"{path} cannot be read ({error.strerror}): name a .json file that `lvgan eval` wrote"
         ) from error
-    except ValueError as error:  # of JSON or of UTF-8
+    except (ValueError, RecursionError) as error:  # of JSON or of UTF-8
         raise DataError(f"{path} is not JSON: name a .json file that `lvgan eval` wrote") from error
     try:
         if isinstance(content, dict) and "scores" in content:
@@ -201,21 +201,34 @@ def read_scores(path: str | os.PathLike[str]) -> list[Score]:
             return [_score(item) for item in content["scores"]]
         if isinstance(content, dict) and content.get("measure") == COLOR_SIMILARITY:
             return list(_first_format(content))
-    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, StopIteration) as error:
         raise DataError(f"{path} holds a damaged score ({error!r}): measure it again") from error
     raise DataError(f"{path} holds no score: name a .json file that `lvgan eval` wrote")
 
 
 def _score(item: dict[str, Any]) -> Score:
-    interval = item.get("interval")
+    interval, protocol = item.get("interval"), dict(item["protocol"])
+    if not dict(protocol["sources"]):
+        raise ValueError("a score of no source")
+    for source in protocol["sources"].values():
+        dict(source)
+        dict(source.get("input") or {})
+    dict(protocol.get("versions") or {})
+    list(protocol.get("seeds", []))
     return Score(
         metric=str(item["metric"]),
-        value=float(item["value"]),
-        std=None if item.get("std") is None else float(item["std"]),
-        interval=None if interval is None else (float(interval[0]), float(interval[1])),
+        value=_finite(item["value"]),
+        std=None if item.get("std") is None else _finite(item["std"]),
+        interval=None if interval is None else (_finite(interval[0]), _finite(interval[1])),
         details=dict(item.get("details") or {}),
-        protocol=dict(item["protocol"]),
+        protocol=protocol,
     )
+
+
+def _finite(value: Any) -> float:
+    if not math.isfinite(number := float(value)):
+        raise ValueError(f"{value} where a finite number was expected")
+    return number
 
 
 def _first_format(content: dict[str, Any]) -> Iterator[Score]:

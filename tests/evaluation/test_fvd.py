@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 from scipy import linalg
 
-from lvgan.errors import DataError
+from lvgan.errors import DataError, MachineError
 from lvgan.evaluation import statistics
 from lvgan.evaluation.detectors import Detector, find_detector
 from lvgan.evaluation.distances import Kernel
@@ -167,6 +168,16 @@ def test_an_error_in_a_process_is_its_sentence(tmp_path: Path) -> None:
     path = array(tmp_path / "r.npy", standins.videos(0, 3, 8))
     with pytest.raises(DataError, match="bring it back"):
         extract(failing, detector(tmp_path), Wish(8, 4), CPU, source=open_source(path), workers=2)
+
+
+def leaving(device: torch.device) -> Any:
+    os._exit(0)
+
+
+def test_a_process_that_leaves_without_a_word_is_not_waited_for(tmp_path: Path) -> None:
+    path = array(tmp_path / "r.npy", standins.videos(0, 3, 8))
+    with pytest.raises(MachineError, match=r"ended without a word \(exit code 0"):
+        extract(leaving, detector(tmp_path), Wish(8, 4), CPU, source=open_source(path), workers=2)
 
 
 def test_features_of_footage_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
