@@ -70,8 +70,9 @@ class Score:
 
     @property
     def column(self) -> str:
-        """Of a table: the metric; super-resolution of real frames stands in one of its own."""
-        return f"{self.metric}, {UPSCALED}" if self.model.get("input") is not None else self.metric
+        """Of a table: the metric, and of drift its time; super-resolution of real frames stands in one of its own."""
+        metric = f"{self.metric} at {self.protocol['at_frame']}" if "at_frame" in self.protocol else self.metric
+        return f"{metric}, {UPSCALED}" if self.model.get("input") is not None else metric
 
 
 def describe(source: ClipSource) -> dict[str, Any]:
