@@ -6,6 +6,7 @@ on, and :func:`compare` refuses to put two scores of one metric in a table where
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lvgan.errors import DataError
+from lvgan.errors import DataError, LvganError
 from lvgan.files import write_whole
 from lvgan.version import __version__
 
@@ -93,7 +94,18 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "torch": str(torch.__version__),
         "pillow": PIL.__version__,
+        "ffmpeg": _ffmpeg(),
     }
+
+
+@functools.cache
+def _ffmpeg() -> str:
+    from lvgan.data.program import ffmpeg_version
+
+    try:
+        return ffmpeg_version()
+    except LvganError:  # shards need none
+        return "none"
 
 
 def record(
@@ -277,7 +289,7 @@ def _settings(protocol: dict[str, Any]) -> dict[str, Any]:
         else:
             kept = {key: value for key, value in source.items() if key not in FREE_OF_REFERENCE}
             if "fingerprint" in kept:  # says it all, but for how it was looked at
-                kept = {key: kept.get(key) for key in ("fingerprint", *FIXED_OF_MODEL)}
+                kept = {key: kept.get(key) for key in ("fingerprint", "part", *FIXED_OF_MODEL)}
         shared |= {f"{role}.{key}": value for key, value in kept.items()}
     return dict(_flat(shared))
 
@@ -304,10 +316,18 @@ def check_protocols(scores: Sequence[tuple[str, Score]]) -> None:
         if found is not None:
             name, ours, theirs = found
             raise DataError(
-                f"{score.metric} of {reference.label} ({start}) was measured with {name} {_short(ours)} and that of "
-                f"{score.label} ({where}) with {_short(theirs)}, which cannot stand in one table: measure both with "
+                f"{score.metric} of {reference.label} ({start}) was measured with {name} {_short(ours)}"
+                f"{_place(reference, name)} and that of {score.label} ({where}) with {_short(theirs)}"
+                f"{_place(score, name)}, which cannot stand in one table: measure both with "
                 "the same settings"
             )
+
+
+def _place(score: Score, name: str) -> str:
+    """Where the data of a fingerprint lie, which tells people more."""
+    role, _, key = name.partition(".")
+    path = ((score.protocol.get("sources") or {}).get(role) or {}).get("path")
+    return f" ({path})" if key == "fingerprint" and path else ""
 
 
 def _short(value: Any) -> str:

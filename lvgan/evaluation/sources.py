@@ -150,6 +150,8 @@ class StoredVideos(ABC):
                 *(self.path, len(windows.usable), len(lengths), self.unit, windows.short, frames),
             )
         self._drawn = {self.unit: len(lengths), "long_enough": len(windows.usable)}
+        enough = "" if not windows.short else f"{len(windows.usable)} of "
+        self._drawn["part"] = f"{enough or 'all '}{len(lengths)} {self.unit}"
         if windows.all:
             self._drawn["note"] = f"all {windows.possible} clips that there are were used, each once"
         return windows
@@ -170,7 +172,19 @@ class StoredVideos(ABC):
         record = {"kind": self.kind, "path": str(self.path), "fingerprint": self._fingerprint}
         if self.size is not None:
             record["size"] = str(self.size)
-        return {**record, **self._drawn}
+        return {**record, **self.drawn()}
+
+    def drawn(self) -> dict[str, Any]:
+        """What is known since clips were drawn: which part of the data they are from; JSON values."""
+        return dict(self._drawn)
+
+    def recall(self, drawn: Mapping[str, Any]) -> None:
+        """Take over what :meth:`drawn` told when the same clips were drawn before."""
+        self._drawn = dict(drawn)
+
+    def stamp(self) -> str:
+        """Tells changes that the fingerprint misses, as good as can be without reading everything."""
+        return ""
 
 
 class IndexedSource(StoredVideos):
@@ -271,6 +285,10 @@ class FrameFolderSource(IndexedSource):
         """Names and sizes in bytes: reading a million frames for it would take hours."""
         files = [file for folder in self.folders for file in folder]
         return hash_lines(f"{file.relative_to(self.path).as_posix()} {file.stat().st_size}" for file in files)
+
+    def stamp(self) -> str:
+        """When each frame was last written."""
+        return hash_lines(str(file.stat().st_mtime_ns) for folder in self.folders for file in folder)
 
 
 def _read_picture(path: Path, size: Size | None) -> np.ndarray:
@@ -437,11 +455,16 @@ class VideoSource(StoredVideos):
                 raise
             reason = str(error)
         log.warning("%s: %d clips left out: %s", path, len(waiting), reason)
-        self._drawn["lost"] = self._drawn.get("lost", 0) + len(waiting)
 
-    def describe(self) -> dict[str, Any]:
-        """What every stored source tells, and after :meth:`clips` the codecs."""
-        return {**super().describe(), "codecs": sorted(self._codecs)}
+    def drawn(self) -> dict[str, Any]:
+        """What every stored source tells, and the codecs."""
+        return {**super().drawn(), "codecs": sorted(self._codecs)}
+
+    def recall(self, drawn: Mapping[str, Any]) -> None:
+        """Of the same clips."""
+        others = {key: value for key, value in drawn.items() if key != "codecs"}
+        super().recall(others)
+        self._codecs = set(drawn.get("codecs", ()))
 
     def _hash(self) -> str:
         return hash_files(self.files, self.path if self.path.is_dir() else self.path.parent)
