@@ -151,7 +151,7 @@ def everything(
     device: DeviceName = "auto",
 ) -> None:
     """color-sim, fvd and fid: those whose detectors are here; says which were left out and why."""
-    from lvgan.cli.evaluate import color_sim
+    from lvgan.cli.evaluate import run_color_sim
     from lvgan.errors import ConfigError, DataError
     from lvgan.evaluation.detectors import MissingDetectorError, find_detector
     from lvgan.evaluation.fvd import DistancePlan
@@ -176,7 +176,7 @@ def everything(
                 raise
             left_out[name] = str(error)
     try:
-        color_sim(operands, output=output, clips=clips, size=size, device=device)
+        run_color_sim(operands, output, clips, size=size, device=device, reference=0)
         done += 1
     except DataError as error:
         left_out["color-sim"] = str(error)

@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    import torch
+
+    from lvgan.cli.eval_distances import Reopen
     from lvgan.evaluation.horizon import Horizon, Plan
     from lvgan.evaluation.protocol import Score
     from lvgan.evaluation.sources import ClipSource
 
 VIDEOS, VIDEOS_ON_CPU = 16, 4
+FRAMES_OF_A_CLIP = 100  # about as much work as a clip of FVD, of which few are not worth several processes
 
 
 def horizon(
@@ -43,6 +47,15 @@ def horizon(
     size: Annotated[
         str | None, typer.Option(metavar="HxW", help="Bring all to this.", show_default="of the smallest network")
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers",
+            "--gpus",
+            help="Processes, which share the videos. No figure depends on it.",
+            show_default="auto",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
     """Long-horizon figures that FVD misses: drift, self-repetition (loops, freezes) and motion against footage.
@@ -51,12 +64,13 @@ def horizon(
     that are needed are computed.
     """
     from lvgan.cli import evaluate
+    from lvgan.cli.eval_distances import Reopen, _processes
     from lvgan.device import pick_device
     from lvgan.evaluation.horizon import Plan
     from lvgan.ops import native
     from lvgan.sizes import Size
 
-    _check(frames, dense, videos, starts, min_lag, bins, output)
+    _check(frames, dense, videos, starts, min_lag, bins, workers, output)
     target = pick_device(device)
     named, folder = list(operands or []), output
     if not named:
@@ -69,11 +83,21 @@ def horizon(
     if videos is None:
         videos = VIDEOS_ON_CPU if networks and target.type == "cpu" else VIDEOS
     plan = Plan(frames, min(dense, frames), videos, starts, bins, seed, min_lag)
-    measure(sources, folder or Path("eval"), plan)
+    common = str(getattr(sources[0], "size", None))
+    openers = [Reopen(text, common) for text in named]
+    clips = videos * plan.dense // FRAMES_OF_A_CLIP
+    measure(sources, folder or Path("eval"), plan, target, openers, _processes(workers, target, clips))
 
 
 def _check(
-    frames: int, dense: int, videos: int | None, starts: int, min_lag: int, bins: int, output: Path | None
+    frames: int,
+    dense: int,
+    videos: int | None,
+    starts: int,
+    min_lag: int,
+    bins: int,
+    workers: int | None,
+    output: Path | None,
 ) -> None:
     from lvgan.errors import ConfigError
     from lvgan.evaluation.repetition import SPAN
@@ -86,6 +110,7 @@ def _check(
         ("--videos", videos, 1, 10**5),
         ("--starts", starts, 1, 100),
         ("--bins", bins, 2, 256),
+        ("--workers", workers, 1, 1024),
     ):
         if value is not None and not low <= value <= high:
             raise ConfigError(f"{name} {value} was given, but {low} to {high} is possible; choose a value in between")
@@ -93,7 +118,14 @@ def _check(
         raise ConfigError(f"--output {output} is a file, but a folder was expected; name another")
 
 
-def measure(sources: Sequence[ClipSource], folder: Path, plan: Plan) -> list[Score]:
+def measure(
+    sources: Sequence[ClipSource],
+    folder: Path,
+    plan: Plan,
+    device: torch.device | None = None,
+    openers: Sequence[Reopen | None] = (),
+    workers: int = 1,
+) -> list[Score]:
     """Measure, print and write. The first shards are the footage that others are compared with."""
     from tqdm import tqdm
 
@@ -104,18 +136,21 @@ def measure(sources: Sequence[ClipSource], folder: Path, plan: Plan) -> list[Sco
     from lvgan.evaluation.sources import ShardSource
 
     horizons: list[Horizon] = []
-    for source in sources:
+    for source, opener in zip(sources, openers or [None] * len(sources), strict=True):
         real = isinstance(source, ShardSource)  # a video may be anybody's, shards are footage
         with tqdm(unit="frame", desc=source.label, dynamic_ncols=True) as bar:
-            measured = measure_horizon(source, plan, real=real, progress=bar.update, total=bar.reset)
+            measured = measure_horizon(
+                source, plan, real=real, progress=bar.update, total=bar.reset, device=device, workers=workers,
+                open_source=opener,
+            )  # fmt: skip
         horizons.append(measured)
     place = next((i for i, measured in enumerate(horizons) if measured.real), 0)
     scores: list[Score] = []
     for i, (measured, source) in enumerate(zip(horizons, sources, strict=True)):
-        against = (None, None) if i == place else (horizons[place], sources[place])
-        mine = horizon_scores(measured, source, plan, *against)
+        against, its_source = (None, None) if i == place else (horizons[place], sources[place])
+        mine = horizon_scores(measured, source, plan, against, its_source, horizons)
         scores += mine
-        typer.echo(_line(measured, mine))
+        typer.echo(_line(measured, mine, horizons[place].label))
         if i != place and measured.size != horizons[place].size:
             typer.echo(
                 f"{measured.label} is {measured.size} and {horizons[place].label} {horizons[place].size}: "
@@ -131,7 +166,7 @@ def measure(sources: Sequence[ClipSource], folder: Path, plan: Plan) -> list[Sco
     return scores
 
 
-def _line(measured: Horizon, scores: Sequence[Score]) -> str:
+def _line(measured: Horizon, scores: Sequence[Score], reference: str) -> str:
     """All figures of one source."""
     from lvgan.evaluation.horizon_scores import source_sentence
 
@@ -149,7 +184,7 @@ def _line(measured: Horizon, scores: Sequence[Score]) -> str:
     ):
         if metric in found and (interval := found[metric].interval) is not None:
             low, high = interval
-            parts.append(f"{name} {found[metric].value:.3f}{unit} from the footage ({low:.3f} to {high:.3f})")
+            parts.append(f"{name} {found[metric].value:.3f}{unit} from {reference} ({low:.3f} to {high:.3f})")
     return "; ".join(parts)
 
 

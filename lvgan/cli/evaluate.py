@@ -54,6 +54,22 @@ def color_sim(
     little over time, one below it too fast. The first shards, or else the first operand, are what the others
     are compared with.
     """
+    run_color_sim(operands, output, clips, frames, bins, seed, size, workers, device)
+
+
+def run_color_sim(
+    operands: list[str] | None,
+    output: Path | None,
+    clips: int | None,
+    frames: int = 128,
+    bins: int = 20,
+    seed: int = 0,
+    size: str | None = None,
+    workers: int = 1,
+    device: str = "auto",
+    reference: int | None = None,
+) -> None:
+    """What :func:`color_sim` does, against the operand with the number `reference` where that is given."""
     from lvgan.device import pick_device
     from lvgan.errors import ConfigError
     from lvgan.ops import native
@@ -82,7 +98,8 @@ def color_sim(
         native.activate(target, typer.echo)
     if clips is None:
         clips = CLIPS_ON_CPU if target.type == "cpu" and networks else 1000
-    measure(sources, folder or Path("eval"), clips=clips, frames=frames, bins=bins, seed=seed, workers=workers)
+    settings = {"clips": clips, "frames": frames, "bins": bins, "seed": seed, "workers": workers}
+    measure(sources, folder or Path("eval"), **settings, reference=reference)
 
 
 @eval_app.command("compare")
@@ -146,9 +163,20 @@ def _is_model(text: str) -> bool:
 
 
 def measure(
-    sources: list[ClipSource], folder: Path, *, clips: int, frames: int, bins: int = 20, seed: int = 0, workers: int = 1
+    sources: list[ClipSource],
+    folder: Path,
+    *,
+    clips: int,
+    frames: int,
+    bins: int = 20,
+    seed: int = 0,
+    workers: int = 1,
+    reference: int | None = None,
 ) -> dict[str, Path]:
-    """Measure, print and write the curves; the files by extension. The first shards are the reference."""
+    """Measure, print and write the curves; the files by extension.
+
+    The source with the number `reference` is what others are compared with; the first shards where not given.
+    """
     from tqdm import tqdm
 
     from lvgan.evaluation.color import curve_area, measure_similarity, similarity_score
@@ -156,8 +184,9 @@ def measure(
     from lvgan.evaluation.sources import ShardSource
 
     curves = []
-    for source in sources:
-        real = isinstance(source, ShardSource)  # a video may be anybody's, shards are footage
+    for number, source in enumerate(sources):
+        # A video may be anybody's, shards are footage.
+        real = isinstance(source, ShardSource) if reference is None else number == reference
         with tqdm(total=clips, unit="clip", desc=source.label, dynamic_ncols=True) as bar:
 
             def advance(done: int, bar: Any = bar) -> None:
@@ -176,17 +205,17 @@ def measure(
                 )
             )
     place = next((i for i, curve in enumerate(curves) if curve.real), 0)
-    reference = curves[place]
+    footage = curves[place]
     areas, scores = [], []
     for curve, source in zip(curves, sources, strict=True):
         asked = "" if curve.clips == clips else f" of {clips} asked for"
         unit = "clip" if curve.clips == 1 else "clips"
         line = f"{curve.label}: {curve.clips} {unit}{asked}, similarity {curve.mean[-1]:.3f} after {frames - 1} frames"
-        if curve is not reference and curve.protocol["size"] == reference.protocol["size"]:
-            area = curve_area(curve, reference)
-            areas.append((curve.label, reference.label, area))
-            scores.append(similarity_score(curve, reference, (source, sources[place]), area))
-            line += f"; area to {reference.label} {area.area:.4f} ({area.low:.4f} to {area.high:.4f})"
+        if curve is not footage and curve.protocol["size"] == footage.protocol["size"]:
+            area = curve_area(curve, footage)
+            areas.append((curve.label, footage.label, area))
+            scores.append(similarity_score(curve, footage, (source, sources[place]), area))
+            line += f"; area to {footage.label} {area.area:.4f} ({area.low:.4f} to {area.high:.4f})"
         typer.echo(line)
     files = {suffix: folder / f"color-sim.{suffix}" for suffix in ("png", "pdf", "csv", "json")}
     plot_similarity(curves, files["png"], files["pdf"])

@@ -12,6 +12,7 @@ import importlib.util
 import inspect
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -64,6 +65,7 @@ KNOWN = {
         ),
     )
 }
+REPEATABLE = 1e-3  # of the largest feature: more than rounding, less than any randomness that matters
 DEFAULT = {"clips": "i3d", "frames": "inception"}
 
 
@@ -123,7 +125,18 @@ class Detector:
             DataError: the file is no network, or what it gives cannot be used.
         """
         call = _load_function(self) if self.function is not None else _load_script(self, device)
-        return lambda clips: _checked(self, call, clips)
+        tried = False
+
+        def look(clips: np.ndarray) -> np.ndarray:
+            nonlocal tried
+            if tried:
+                return _checked(self, call, clips)
+            found = _checked(self, call, clips.copy())  # a function may work in place
+            _check_repeatable(self, found, _checked(self, call, clips))
+            tried = True
+            return found
+
+        return look
 
 
 def find_detector(
@@ -338,6 +351,11 @@ def _load_function(detector: Detector) -> Network:
                 spec.loader.exec_module(module)
     except ImportError as error:
         raise ConfigError(f"--detector {detector.name} cannot be imported ({error}): install what it needs") from error
+    except (Exception, SystemExit) as error:  # foreign code
+        raise ConfigError(
+            f"--detector {detector.name} failed while it was imported ({type(error).__name__}: "
+            f"{_telling_line(error)}): mend {detector.path}"
+        ) from error
     function = getattr(module, detector.function, None)
     if not callable(function):
         names = [n for n, value in vars(module).items() if inspect.isfunction(value) and not n.startswith("_")]
@@ -379,6 +397,28 @@ def _first_line(error: BaseException) -> str:
     return (lines[0] if lines else type(error).__name__)[:200].rstrip(".:")
 
 
+def _telling_line(error: BaseException) -> str:
+    """The first line, or what failed within TorchScript, which only says at the end."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and "TorchScript interpreter" in lines[0]:
+        raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception): ", line)]
+        return (raised or lines)[-1][:200]
+    return _first_line(error)
+
+
+def _check_repeatable(detector: Detector, once: np.ndarray, again: np.ndarray) -> None:
+    """Refuse a network that draws at random, such as one with dropout at work: none of its scores could be had again.
+
+    The rounding of a GPU's kernels may differ from call to call.
+    """
+    scale = float(np.abs(once).max())
+    if once.shape != again.shape or float(np.abs(again - once).max()) > REPEATABLE * scale:
+        raise DataError(
+            f"the detector {detector.name} gave other features for the same clips when it was called again, so that "
+            "no score of it could be reproduced: switch its randomness off (dropout, sampling)"
+        )
+
+
 def _checked(detector: Detector, call: Network, clips: np.ndarray) -> np.ndarray:
     """Features as float [N, D] on the CPU, or a sentence."""
     import torch
@@ -393,16 +433,16 @@ def _checked(detector: Detector, call: Network, clips: np.ndarray) -> np.ndarray
         ) from error
     except LvganError:
         raise
-    except Exception as error:  # foreign code: whatever it raises, it could not take these clips
+    except (Exception, SystemExit) as error:  # foreign code: whatever it raises, it could not take these clips
         raise DataError(
             f"the detector {detector.name} failed on {len(clips)} clips of {shape} ({type(error).__name__}: "
-            f"{_first_line(error)}): it must be callable as {detector.describe()['call']}"
+            f"{_telling_line(error)}): it must be callable as {detector.describe()['call']}"
         ) from error
     if isinstance(found, torch.Tensor):
         found = found.detach().cpu()
         found = (found.float() if found.dtype in (torch.float16, torch.bfloat16) else found).numpy()
     found = np.asarray(found)
-    if found.ndim != 2 or len(found) != len(clips) or not np.issubdtype(found.dtype, np.floating):
+    if found.ndim != 2 or len(found) != len(clips) or not found.size or not np.issubdtype(found.dtype, np.floating):
         raise DataError(
             f"the detector {detector.name} gave {found.dtype} {list(found.shape)} for {len(clips)} clips where floats "
             f"[{len(clips)}, D] were expected: flatten its features to one row a clip"

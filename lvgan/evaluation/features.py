@@ -6,23 +6,15 @@ same others in a tensor of the same shape, whichever process it falls to. What t
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import multiprocessing
-import os
-import queue
-import signal
-import threading
-import time
-import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lvgan.errors import ConfigError, DataError, LvganError, MachineError
+from lvgan.errors import ConfigError, DataError
 from lvgan.evaluation.detectors import Detector
+from lvgan.evaluation.processes import device_of, exact, together
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +25,6 @@ Opener = Callable[["torch.device"], "ClipSource"]  # importable by name where th
 Advance = Callable[[int], None]
 
 BATCH = {"clips": 1, "frames": 32}
-WAIT = 0.2  # seconds between looks at the processes
 
 
 @dataclass(frozen=True)
@@ -159,7 +150,7 @@ def _look(
     advance: Advance,
 ) -> Iterator[_Part]:
     """The clips of `numbers`, which begins at a multiple of `batch`, one batch at a time."""
-    with _exact(device):
+    with exact(device):
         network = detector.load(device)
         group: list[Numbered] = []
         for number, clip in _numbered(source, wish, numbers.__contains__):
@@ -207,39 +198,24 @@ def _join(parts: list[_Part], weights: np.ndarray, label: str) -> Features:
     return Features(values[order], weights[numbers[order]], parts[0].size)
 
 
-@contextlib.contextmanager
-def _exact(device: torch.device) -> Iterator[None]:
-    """Float32 that is float32, and the same order of summation everywhere: one thread on a CPU, fixed kernels on a GPU.
-
-    More processes make up for the threads.
-    """
-    import torch
-
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32, torch.get_num_threads()
-    try:
-        cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = False, True, False, False
-        if device.type == "cpu":
-            torch.set_num_threads(1)
-        yield
-    finally:
-        cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = before[:4]
-        torch.set_num_threads(before[4])
-
-
-# --- several processes ----------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class _Task:
+    """What one of several processes does."""
+
     open_source: Opener
     detector: Detector
     wish: Wish
     device: str
     numbers: range
     batch: int
-    parent: int
-    worker: int
+
+    def __call__(self, tell: Callable[[_Part], None]) -> None:
+        import torch
+
+        device = torch.device(self.device)
+        source = self.open_source(device)
+        for part in _look(source, self.detector, self.wish, device, self.numbers, self.batch, lambda _: None):
+            tell(part)
 
 
 def _look_together(
@@ -255,88 +231,15 @@ def _look_together(
     """Neighbouring batches go to one process: a video is then decoded by one or two."""
     batches = -(-count // batch)
     edges = [batch * (batches * i // workers) for i in range(workers)] + [count]
-    task = _Task(open_source, detector, wish, str(device), range(0), batch, os.getpid(), 0)
     tasks = [
-        replace(task, device=_device_of(device, i), numbers=range(*edges[i : i + 2]), worker=i) for i in range(workers)
+        _Task(open_source, detector, wish, device_of(device, i), range(*edges[i : i + 2]), batch)
+        for i in range(workers)
     ]
-    context = multiprocessing.get_context("spawn")  # a fork of a program with threads may hang
-    answers: Any = context.Queue()
-    processes = [context.Process(target=_work, args=(task, answers), daemon=True) for task in tasks]
     parts: list[_Part] = []
-    try:
-        for process in processes:
-            process.start()
-        working = set(range(workers))
-        while working:
-            try:
-                worker, answer = answers.get(timeout=WAIT)
-            except queue.Empty:
-                _check_alive([processes[i] for i in working])
-                continue
-            if answer is None:
-                working.discard(worker)
-            elif isinstance(answer, _Part):
-                parts.append(answer)
-                advance(len(answer.numbers))
-            else:
-                raise answer
-    finally:
-        for process in processes:
-            if process.pid is not None:
-                process.terminate()
-        for process in processes:
-            if process.pid is not None:
-                process.join(5)
-        answers.close()
-        answers.cancel_join_thread()
+
+    def take(part: _Part) -> None:
+        parts.append(part)
+        advance(len(part.numbers))
+
+    together(tasks, take)
     return parts
-
-
-def _device_of(device: torch.device, worker: int) -> str:
-    import torch
-
-    if device.type != "cuda" or device.index is not None:
-        return str(device)
-    return f"cuda:{worker % torch.cuda.device_count()}"
-
-
-def _check_alive(processes: list[Any]) -> None:
-    """Refuse to wait for one that has ended without a word."""
-    for process in processes:
-        if process.exitcode not in (None, 0):
-            raise MachineError(
-                f"a process that looks at clips was ended from outside (exit code {process.exitcode}; too little "
-                "memory?): run it again with fewer --workers"
-            )
-
-
-def _work(task: _Task, answers: Any) -> None:
-    """One process: its share of the clips, then None."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_leave_with, args=(task.parent,), daemon=True).start()
-    if task.worker > 0:
-        logging.getLogger("lvgan").setLevel(logging.ERROR)  # one process warns for all
-    import torch
-
-    try:
-        device = torch.device(task.device)
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        elif device.type == "cpu":
-            torch.set_num_threads(1)
-        source = task.open_source(device)
-        for part in _look(source, task.detector, task.wish, device, task.numbers, task.batch, lambda _: None):
-            answers.put((task.worker, part))
-        answers.put((task.worker, None))
-    except LvganError as error:
-        answers.put((task.worker, error))
-    except Exception:
-        answers.put((task.worker, RuntimeError(f"a process that looks at clips failed:\n{traceback.format_exc()}")))
-
-
-def _leave_with(parent: int) -> None:
-    """End when the parent is gone without a word."""
-    while os.getppid() == parent:
-        time.sleep(WAIT)
-    os._exit(1)

@@ -10,23 +10,36 @@ does not. These three can, and compare with footage:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lvgan.errors import DataError
+from lvgan.errors import DataError, LvganError, MediaError
 from lvgan.evaluation.color import BINS, color_histogram
+from lvgan.evaluation.features import Opener
 from lvgan.evaluation.long_videos import LongVideo, checked, long_videos
+from lvgan.evaluation.processes import device_of, exact, together
 from lvgan.evaluation.repetition import MIN_LAG, SPAN, Repetition, find_repetition, still_frames, thumbnail
 from lvgan.evaluation.sources import ClipSource
 from lvgan.seeding import derive
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
 
 RHYTHM_LAGS = 32  # frames over which the rhythm of motion is compared
 RHYTHM_BLOCK = 128  # frames of which one autocorrelation is taken
 QUANTILES = (np.arange(64) + 0.5) / 64
 SMALLEST_CHANGE = 0.05  # grey levels; below it, motion is none
 PER_OCTAVE = 4  # points of the drift curve
+
+
+class TooShortError(DataError):
+    """A video that cannot be measured because it ends too early."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +110,8 @@ def read_track(video: LongVideo, plan: Plan, progress: Callable[[], object] | No
     """Read the frames that are needed of one video, each once and in order.
 
     Raises:
-        DataError: it turns out to be too short.
+        TooShortError: it ends earlier than its header says.
+        MediaError: it cannot be decoded.
     """
     indices, starts, dense = _needed(video, plan)
     times = plan.times()
@@ -122,7 +136,9 @@ def read_track(video: LongVideo, plan: Plan, progress: Callable[[], object] | No
         if progress is not None:
             progress()
     if len(small) < plan.shortest:
-        raise DataError(f"{video.name} ends after {last + 1} frames, but {plan.shortest} were expected; leave it out")
+        raise TooShortError(
+            f"{video.name} ends after {last + 1} frames, but {plan.shortest} were expected; give a whole or longer one"
+        )
     return Track(video.name, last + 1, drift, np.array(change), np.stack(small), size)
 
 
@@ -190,6 +206,9 @@ def measure_horizon(
     real: bool = False,
     progress: Callable[[], object] | None = None,
     total: Callable[[int], object] | None = None,
+    device: torch.device | None = None,
+    workers: int = 1,
+    open_source: Opener | None = None,
 ) -> Horizon:
     """Read the videos of a source and measure all three figures.
 
@@ -199,25 +218,87 @@ def measure_horizon(
         real: footage that others are compared with.
         progress: called after each frame.
         total: called once with the number of frames that will be read.
+        device: where its networks run; the CPU where not given.
+        workers: processes, which share the videos. The result does not depend on them.
+        open_source: opens the source in each of several processes; importable by name.
 
     Raises:
         DataError: no video is long enough, or their sizes differ.
+        MachineError: a process was ended from outside.
     """
-    tracks: list[Track] = []
-    repetitions: list[Repetition] = []
+    import torch
+
+    advance = progress or (lambda: None)
     videos = list(long_videos(source, plan.videos, plan.frames, plan.shortest, plan.seed))
     if total is not None:
         total(sum(len(_needed(video, plan)[0]) for video in videos))
-    for video in videos:
-        track = read_track(video, plan, progress)
-        if tracks and track.size != tracks[0].size:
+    found: dict[int, tuple[Track, Repetition] | LvganError] = {}
+
+    def take(answer: tuple[int, tuple[Track, Repetition] | LvganError] | None) -> None:
+        if answer is None:
+            advance()
+        else:
+            found[answer[0]] = answer[1]
+
+    workers, device = min(workers, len(videos)), device or torch.device("cpu")
+    if workers > 1 and open_source is not None:
+        places = [range(i, len(videos), workers) for i in range(workers)]
+        together([_Share(open_source, plan, device_of(device, i), place) for i, place in enumerate(places)], take)
+    else:
+        _look(videos, range(len(videos)), plan, device, take)
+    pairs = _usable([found[number] for number in range(len(videos))])
+    tracks, repetitions = zip(*pairs, strict=True)
+    for track in tracks:
+        if track.size != tracks[0].size:
             raise DataError(
                 f"{source.label} holds videos of {tracks[0].size} and {track.size}, whose motion cannot be put "
                 "together; give --size to bring them to one size"
             )
-        tracks.append(track)
-        repetitions.append(repetition_of(track, plan.min_lag))
-    return Horizon(source.label, tuple(tracks), tuple(repetitions), plan.times(), tracks[0].size, real)
+    return Horizon(source.label, tracks, repetitions, plan.times(), tracks[0].size, real)
+
+
+Take = Callable[[tuple[int, tuple[Track, Repetition] | LvganError] | None], None]  # a video's number and figures
+
+
+@dataclass(frozen=True)
+class _Share:
+    """The videos that one of several processes looks at."""
+
+    open_source: Opener
+    plan: Plan
+    device: str
+    numbers: range
+
+    def __call__(self, tell: Take) -> None:
+        import torch
+
+        device, plan = torch.device(self.device), self.plan
+        source = self.open_source(device)
+        videos = list(long_videos(source, plan.videos, plan.frames, plan.shortest, plan.seed))
+        _look(videos, self.numbers, plan, device, tell)
+
+
+def _look(videos: Sequence[LongVideo], numbers: range, plan: Plan, device: torch.device, tell: Take) -> None:
+    """Measure the videos of these numbers; tells None after each frame, and what was found after each video."""
+    with exact(device):
+        for number in numbers:
+            try:
+                track = read_track(videos[number], plan, lambda: tell(None))
+            except (TooShortError, MediaError) as error:
+                tell((number, error))
+            else:
+                tell((number, (track, repetition_of(track, plan.min_lag))))
+
+
+def _usable(found: Sequence[tuple[Track, Repetition] | LvganError]) -> list[tuple[Track, Repetition]]:
+    """What could be measured; one bad video among others is told and left out, as it is everywhere."""
+    pairs = [one for one in found if not isinstance(one, LvganError)]
+    errors = [one for one in found if isinstance(one, LvganError)]
+    if not pairs:
+        raise errors[0]
+    for error in errors:
+        log.warning("left out: %s", error)
+    return pairs
 
 
 def repetition_of(track: Track, min_lag: int = MIN_LAG, frames: int | None = None) -> Repetition:
@@ -309,6 +390,9 @@ def drift_gap(a: Horizon, b: Horizon, resamples: int = 1000) -> Gap | None:
         return result
 
     ours, theirs = (Units(c[:, reached], np.arange(len(c))) for c in curves)
+    if min(len(c) for c in curves) == 1:  # says nothing about others: all that is possible
+        value = float(np.abs(curves[0][:, reached].mean(axis=0) - curves[1][:, reached].mean(axis=0)).mean())
+        return Gap(value, 0.0, 1.0, "nothing: one video")
     return bootstrap_gap(ours, theirs, mean, "videos", resamples=resamples)
 
 
@@ -379,6 +463,12 @@ def _correlation(lagged: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def matched_share(horizon: Horizon, frames: int, min_lag: int = MIN_LAG) -> np.ndarray:
     """Share of repeated moments within the first `frames` frames of each video: a longer one has more to match."""
     return np.array([repetition_of(track, min_lag, frames).share for track in horizon.tracks])
+
+
+def last_time(horizons: Sequence[Horizon]) -> int:
+    """The last point of the drift curve that every video of all of them reaches: its place in `times`."""
+    reached = np.all([np.isfinite(horizon.drift_curves()).all(axis=0) for horizon in horizons], axis=0)
+    return int(np.flatnonzero(reached)[-1])
 
 
 def shortest_dense(horizons: Sequence[Horizon]) -> int:

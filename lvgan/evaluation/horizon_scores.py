@@ -18,6 +18,7 @@ from lvgan.evaluation.horizon import (
     Horizon,
     Plan,
     drift_gap,
+    last_time,
     matched_share,
     motion_gap,
     rhythm,
@@ -40,8 +41,12 @@ def horizon_scores(
     plan: Plan,
     reference: Horizon | None = None,
     reference_source: ClipSource | None = None,
+    beside: Sequence[Horizon] = (),
 ) -> list[Score]:
     """The scores of one source: ``drift``, ``self-repetition`` and ``motion``, and the gaps to the reference.
+
+    Drift is told at the last time that all videos of the source reach and, where those beside it are shorter, at
+    the last one that all reach as well, so that there is a number to compare.
 
     Args:
         horizon: what was measured of it.
@@ -49,10 +54,15 @@ def horizon_scores(
         plan: how it was measured.
         reference: footage.
         reference_source: where that came from.
+        beside: all that it is measured beside; repetition is compared within as many frames as all of them have.
     """
     sources = {"model": source}
+    everyone = [horizon, *([] if reference is None else [reference]), *beside]
     scores = [
-        _drift_score(horizon, _protocol("drift", horizon, sources, plan)),
+        *(
+            _drift_score(horizon, _protocol("drift", horizon, sources, plan), last)
+            for last in sorted({last_time(everyone), last_time([horizon])})
+        ),
         _repetition_score(horizon, _protocol("self-repetition", horizon, sources, plan)),
         _motion_score(horizon, _protocol("motion", horizon, sources, plan)),
     ]
@@ -67,7 +77,8 @@ def horizon_scores(
             protocol = _protocol(metric, horizon, sources, plan)
             details = {"reference": reference.label, "bootstrap": gap.units}
             scores.append(Score(metric, gap.value, None, (gap.low, gap.high), details, protocol))
-    scores.append(_matched_score(horizon, reference, plan, _protocol("self-repetition-gap", horizon, sources, plan)))
+    protocol = {**_protocol("self-repetition-gap", horizon, sources, plan), "matched_frames": shortest_dense(everyone)}
+    scores.append(_matched_score(horizon, reference, plan, protocol))
     return scores
 
 
@@ -103,11 +114,10 @@ def _over_videos(values: np.ndarray) -> tuple[float, float | None, tuple[float, 
     return float(values.mean()), float(values.std(ddof=1)), (float(low), float(high))
 
 
-def _drift_score(horizon: Horizon, protocol: dict[str, Any]) -> Score:
-    """Similarity to the start at the last time that all videos reach, which the protocol names."""
+def _drift_score(horizon: Horizon, protocol: dict[str, Any], last: int) -> Score:
+    """Similarity to the start at a point of the curve, which the protocol names."""
     mean, std, count = horizon.drift()
     curves = horizon.drift_curves()
-    last = int(np.flatnonzero(np.isfinite(curves).all(axis=0))[-1])
     protocol = {**protocol, "at_frame": int(horizon.times[last])}
     value, spread, interval = _over_videos(curves[:, last])
     reached = count > 0
@@ -157,9 +167,7 @@ def _lags(horizon: Horizon) -> list[list[int]]:
 
 def _matched_score(horizon: Horizon, reference: Horizon, plan: Plan, protocol: dict[str, Any]) -> Score:
     """How much more often moments recur than in footage, within stretches of one length."""
-    frames = shortest_dense([horizon, reference])
-    ours, theirs = (matched_share(h, frames, plan.min_lag) for h in (horizon, reference))
-    protocol = {**protocol, "matched_frames": frames}
+    ours, theirs = (matched_share(h, protocol["matched_frames"], plan.min_lag) for h in (horizon, reference))
     details = {
         "reference": reference.label,
         "share": float(ours.mean()),

@@ -18,7 +18,7 @@ import torch
 
 from lvgan.errors import DataError, MediaError
 from lvgan.evaluation.models import ModelSource, UpscaledSource
-from lvgan.evaluation.sources import ClipSource, VideoSource, _IndexedSource, fit_frame
+from lvgan.evaluation.sources import ClipSource, IndexedSource, VideoSource, fit_frame
 from lvgan.generate.generators import to_channels
 from lvgan.generate.output import frame_array
 from lvgan.generate.timeline import Frames, HeldEnds, SrVideo
@@ -63,7 +63,7 @@ class _Stored:
     """A video whose frames are read from any place."""
 
     name: str
-    source: _IndexedSource
+    source: IndexedSource
     video: int
     length: int
 
@@ -71,7 +71,7 @@ class _Stored:
         for index in indices:
             if index >= self.length:
                 return
-            yield self.source._read(self.video, index, 1)[0]
+            yield self.source.read(self.video, index, 1)[0]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class _Decoded:
 
     def frames(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
         wanted = iter(indices)
-        with contextlib.closing(self.source._decode(self.source._videos[self.video])) as decoded:
+        with contextlib.closing(self.source.decode(self.source.files[self.video])) as decoded:
             index = next(wanted, None)
             for place, frame in enumerate(decoded):
                 if index is None:
@@ -127,7 +127,7 @@ class _Upscaled:
         return self.low.length
 
     def frames(self, indices: Iterable[int]) -> Iterator[np.ndarray]:
-        network, size = self.source._generator, self.source.size
+        network, size = self.source.generator, self.source.size
         pictures = (torch.from_numpy(frame).permute(2, 0, 1) for frame in self.low.frames(itertools.count()))
         low = HeldEnds(from_bytes(to_channels(picture, network.channels)) for picture in pictures)
         high = SrVideo(low, network, self.seed)
@@ -157,10 +157,10 @@ def long_videos(source: ClipSource, count: int, frames: int, shortest: int, seed
     if isinstance(source, ModelSource):
         for index in range(count):
             yield _Generated(f"seed {index}", source.video(index, seed))
-    elif isinstance(source, (VideoSource, _IndexedSource)):
+    elif isinstance(source, (VideoSource, IndexedSource)):
         yield from _longest(source, count, frames, shortest, seed)
     elif isinstance(source, UpscaledSource):
-        for index, low in enumerate(_longest(source._low, count, frames, shortest, seed)):
+        for index, low in enumerate(_longest(source.low, count, frames, shortest, seed)):
             yield _Upscaled(low.name, low, source, derive(seed, "latent", index))
     else:
         for index, clip in enumerate(source.clips(count, frames, seed)):
@@ -173,9 +173,9 @@ def long_videos(source: ClipSource, count: int, frames: int, shortest: int, seed
 
 
 def _longest(
-    source: VideoSource | _IndexedSource, count: int, frames: int, shortest: int, seed: int
+    source: VideoSource | IndexedSource, count: int, frames: int, shortest: int, seed: int
 ) -> Iterator[LongVideo]:
-    lengths: Sequence[int] = list(source._lengths(shortest))
+    lengths: Sequence[int] = list(source.lengths(shortest))
     usable = [video for video, length in enumerate(lengths) if length >= shortest]
     if not usable:
         raise DataError(
@@ -184,7 +184,7 @@ def _longest(
         )
     order = sorted(usable, key=lambda video: (-min(lengths[video], frames), derive(seed, "long", video)))
     for video in sorted(order[:count]):
-        name = source._videos[video].name if isinstance(source, VideoSource) else f"{source.unit[:-1]} {video}"
+        name = source.files[video].name if isinstance(source, VideoSource) else f"{source.unit[:-1]} {video}"
         kind = _Decoded if isinstance(source, VideoSource) else _Stored
         yield kind(name, source, video, lengths[video])  # type: ignore[arg-type]
 

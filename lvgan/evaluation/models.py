@@ -75,13 +75,15 @@ class UpscaledSource:
     """Clips of a super-resolution network on low-resolution ones: those of its own data, or any source of clips.
 
     Attributes:
+        generator: the network.
+        low: where its input comes from.
         native: the size that the network makes.
         size: the size of the clips; assign another to have them fitted.
     """
 
     def __init__(self, path: Path, device: torch.device, label: str, low: StoredSource | None = None) -> None:
         self._file = ckpt.find(path)
-        self._generator, low_size = load_sr(self._file, device)
+        self.generator, low_size = load_sr(self._file, device)
         if low is None:
             loaded = ckpt.load(self._file)
             data = (loaded["sr"] if loaded["stage"] == "bundle" else loaded)["config"]["data"]["path"]
@@ -92,8 +94,8 @@ class UpscaledSource:
                 )
             low = ShardSource(data, label, low_size)
         self.label = label
-        self._low = low
-        self.native = self.size = Size(*self._generator.size)
+        self.low = low
+        self.native = self.size = Size(*self.generator.size)
 
     def clips(self, count: int, frames: int, seed: int) -> Iterator[np.ndarray]:
         """At most `count` random clips, uint8 [frames, H, W, 1 or 3]."""
@@ -101,9 +103,9 @@ class UpscaledSource:
 
     def numbered(self, count: int, frames: int, seed: int, wanted: Wanted | None = None) -> Iterator[Numbered]:
         """Clips with their numbers; only those `wanted` are made."""
-        for index, clip in self._low.numbered(count, frames, seed, wanted):
-            source = (to_channels(f, self._generator.channels) for f in torch.from_numpy(clip).permute(0, 3, 1, 2))
-            high = upscale(source, self._generator, derive(seed, "latent", index))
+        for index, clip in self.low.numbered(count, frames, seed, wanted):
+            source = (to_channels(f, self.generator.channels) for f in torch.from_numpy(clip).permute(0, 3, 1, 2))
+            high = upscale(source, self.generator, derive(seed, "latent", index))
             arrays = (frame_array(frame) for frame in high)
             yield (
                 index,
@@ -112,7 +114,7 @@ class UpscaledSource:
 
     def weights(self, count: int, frames: int, seed: int) -> np.ndarray:
         """Those of the input's clips."""
-        return self._low.weights(count, frames, seed)
+        return self.low.weights(count, frames, seed)
 
     def describe(self) -> dict[str, Any]:
         """The checkpoint with its SHA-256, and its input."""
@@ -120,7 +122,7 @@ class UpscaledSource:
             "kind": "super-resolution of low-resolution frames",
             "checkpoint": str(self._file),
             "fingerprint": _fingerprint([self._file]),
-            "input": self._low.describe(),
+            "input": self.low.describe(),
         }
 
 

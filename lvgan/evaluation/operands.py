@@ -209,21 +209,21 @@ def native_size(source: ClipSource) -> Size:
         assert source.native is not None
         return source.native
     if isinstance(source, ArraySource):
-        height, width = source._videos.shape[2:4]
+        height, width = source.videos.shape[2:4]
         return Size(height, width)
     if isinstance(source, FrameFolderSource):
-        return _picture_size(source._folders[0][0])
+        return _picture_size(source.folders[0][0])
     assert isinstance(source, VideoSource)  # the last of them
-    for path in source._videos:
+    for path in source.files:
         try:
             info = probe(path)
         except MediaError as error:
-            if len(source._videos) == 1:
+            if len(source.files) == 1:
                 raise
             log.debug("%s", error)
         else:
             return Size(info.height, info.width)
-    raise DataError(f"{source.path} holds {len(source._videos)} videos, none of which can be read: give another folder")
+    raise DataError(f"{source.path} holds {len(source.files)} videos, none of which can be read: give another folder")
 
 
 def _picture_size(path: Path) -> Size:

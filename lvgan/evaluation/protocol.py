@@ -6,6 +6,7 @@ on, and :func:`compare` refuses to put two scores of one metric in a table where
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lvgan.errors import DataError
+from lvgan.errors import DataError, LvganError
 from lvgan.files import write_whole
 from lvgan.version import __version__
 
@@ -70,8 +71,9 @@ class Score:
 
     @property
     def column(self) -> str:
-        """Of a table: the metric; super-resolution of real frames stands in one of its own."""
-        return f"{self.metric}, {UPSCALED}" if self.model.get("input") is not None else self.metric
+        """Of a table: the metric, and of drift its time; super-resolution of real frames stands in one of its own."""
+        metric = f"{self.metric} at {self.protocol['at_frame']}" if "at_frame" in self.protocol else self.metric
+        return f"{metric}, {UPSCALED}" if self.model.get("input") is not None else metric
 
 
 def describe(source: ClipSource) -> dict[str, Any]:
@@ -92,7 +94,18 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "torch": str(torch.__version__),
         "pillow": PIL.__version__,
+        "ffmpeg": _ffmpeg(),
     }
+
+
+@functools.cache
+def _ffmpeg() -> str:
+    from lvgan.data.program import ffmpeg_version
+
+    try:
+        return ffmpeg_version()
+    except LvganError:  # shards need none
+        return "none"
 
 
 def record(
@@ -189,7 +202,7 @@ def read_scores(path: str | os.PathLike[str]) -> list[Score]:
         raise DataError(
             f"{path} cannot be read ({error.strerror}): name a .json file that `lvgan eval` wrote"
         ) from error
-    except ValueError as error:  # of JSON or of UTF-8
+    except (ValueError, RecursionError) as error:  # of JSON or of UTF-8
         raise DataError(f"{path} is not JSON: name a .json file that `lvgan eval` wrote") from error
     try:
         if isinstance(content, dict) and "scores" in content:
@@ -201,21 +214,34 @@ def read_scores(path: str | os.PathLike[str]) -> list[Score]:
             return [_score(item) for item in content["scores"]]
         if isinstance(content, dict) and content.get("measure") == COLOR_SIMILARITY:
             return list(_first_format(content))
-    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, StopIteration) as error:
         raise DataError(f"{path} holds a damaged score ({error!r}): measure it again") from error
     raise DataError(f"{path} holds no score: name a .json file that `lvgan eval` wrote")
 
 
 def _score(item: dict[str, Any]) -> Score:
-    interval = item.get("interval")
+    interval, protocol = item.get("interval"), dict(item["protocol"])
+    if not dict(protocol["sources"]):
+        raise ValueError("a score of no source")
+    for source in protocol["sources"].values():
+        dict(source)
+        dict(source.get("input") or {})
+    dict(protocol.get("versions") or {})
+    list(protocol.get("seeds", []))
     return Score(
         metric=str(item["metric"]),
-        value=float(item["value"]),
-        std=None if item.get("std") is None else float(item["std"]),
-        interval=None if interval is None else (float(interval[0]), float(interval[1])),
+        value=_finite(item["value"]),
+        std=None if item.get("std") is None else _finite(item["std"]),
+        interval=None if interval is None else (_finite(interval[0]), _finite(interval[1])),
         details=dict(item.get("details") or {}),
-        protocol=dict(item["protocol"]),
+        protocol=protocol,
     )
+
+
+def _finite(value: Any) -> float:
+    if not math.isfinite(number := float(value)):
+        raise ValueError(f"{value} where a finite number was expected")
+    return number
 
 
 def _first_format(content: dict[str, Any]) -> Iterator[Score]:
@@ -263,7 +289,7 @@ def _settings(protocol: dict[str, Any]) -> dict[str, Any]:
         else:
             kept = {key: value for key, value in source.items() if key not in FREE_OF_REFERENCE}
             if "fingerprint" in kept:  # says it all, but for how it was looked at
-                kept = {key: kept.get(key) for key in ("fingerprint", *FIXED_OF_MODEL)}
+                kept = {key: kept.get(key) for key in ("fingerprint", "part", *FIXED_OF_MODEL)}
         shared |= {f"{role}.{key}": value for key, value in kept.items()}
     return dict(_flat(shared))
 
@@ -290,10 +316,18 @@ def check_protocols(scores: Sequence[tuple[str, Score]]) -> None:
         if found is not None:
             name, ours, theirs = found
             raise DataError(
-                f"{score.metric} of {reference.label} ({start}) was measured with {name} {_short(ours)} and that of "
-                f"{score.label} ({where}) with {_short(theirs)}, which cannot stand in one table: measure both with "
+                f"{score.metric} of {reference.label} ({start}) was measured with {name} {_short(ours)}"
+                f"{_place(reference, name)} and that of {score.label} ({where}) with {_short(theirs)}"
+                f"{_place(score, name)}, which cannot stand in one table: measure both with "
                 "the same settings"
             )
+
+
+def _place(score: Score, name: str) -> str:
+    """Where the data of a fingerprint lie, which tells people more."""
+    role, _, key = name.partition(".")
+    path = ((score.protocol.get("sources") or {}).get(role) or {}).get("path")
+    return f" ({path})" if key == "fingerprint" and path else ""
 
 
 def _short(value: Any) -> str:

@@ -270,8 +270,9 @@ def _sentences(score: Score) -> Iterator[str]:
     """What the details say in words."""
     if "at_frame" in score.protocol:
         yield f"after {score.protocol['at_frame']} frames"
-    for video in score.details.get("videos") or []:
-        if isinstance(video, dict) and video.get("share", 0) >= 0.1:
+    videos = score.details.get("videos")
+    for video in videos if isinstance(videos, list) else []:  # counts, in the details of other metrics
+        if isinstance(video, dict) and isinstance(share := video.get("share"), float) and share >= 0.1:
             yield f"{video.get('name')} {video.get('sentence')}"
 
 

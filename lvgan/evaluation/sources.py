@@ -110,7 +110,7 @@ def _pick(choices: int, seed: int, index: int, purpose: str) -> int:
     return (derive(seed, "clip", index, purpose) * choices) >> 63
 
 
-class _StoredSource(ABC):
+class StoredVideos(ABC):
     """Clips cut from stored videos, each of which has a length in frames."""
 
     kind: str
@@ -125,7 +125,7 @@ class _StoredSource(ABC):
         self._fingerprint: str | None = None
 
     @abstractmethod
-    def _lengths(self, frames: int) -> Sequence[int]:
+    def lengths(self, frames: int) -> Sequence[int]:
         """Frames of each video; a length below `frames` need not be exact."""
 
     @abstractmethod
@@ -136,7 +136,7 @@ class _StoredSource(ABC):
         """The windows to read; tells of videos that are too short, refuses where all are."""
         if count < 1 or frames < 1:
             raise ValueError(f"count and frames must be 1 or more, not {count} and {frames}")
-        lengths = self._lengths(frames)
+        lengths = self.lengths(frames)
         windows = _Windows(lengths, count, frames, seed)
         if not windows.usable:
             longest = max(lengths, default=0)
@@ -150,6 +150,8 @@ class _StoredSource(ABC):
                 *(self.path, len(windows.usable), len(lengths), self.unit, windows.short, frames),
             )
         self._drawn = {self.unit: len(lengths), "long_enough": len(windows.usable)}
+        enough = "" if not windows.short else f"{len(windows.usable)} of "
+        self._drawn["part"] = f"{enough or 'all '}{len(lengths)} {self.unit}"
         if windows.all:
             self._drawn["note"] = f"all {windows.possible} clips that there are were used, each once"
         return windows
@@ -170,14 +172,26 @@ class _StoredSource(ABC):
         record = {"kind": self.kind, "path": str(self.path), "fingerprint": self._fingerprint}
         if self.size is not None:
             record["size"] = str(self.size)
-        return {**record, **self._drawn}
+        return {**record, **self.drawn()}
+
+    def drawn(self) -> dict[str, Any]:
+        """What is known since clips were drawn: which part of the data they are from; JSON values."""
+        return dict(self._drawn)
+
+    def recall(self, drawn: Mapping[str, Any]) -> None:
+        """Take over what :meth:`drawn` told when the same clips were drawn before."""
+        self._drawn = dict(drawn)
+
+    def stamp(self) -> str:
+        """Tells changes that the fingerprint misses, as good as can be without reading everything."""
+        return ""
 
 
-class _IndexedSource(_StoredSource):
+class IndexedSource(StoredVideos):
     """Stored videos whose frames can be read from any place."""
 
     @abstractmethod
-    def _read(self, video: int, start: int, frames: int) -> np.ndarray:
+    def read(self, video: int, start: int, frames: int) -> np.ndarray:
         """Frames start ... start + frames - 1 of a video, uint8 [frames, H, W, 3]."""
 
     def clips(self, count: int, frames: int, seed: int) -> Iterator[np.ndarray]:
@@ -192,11 +206,15 @@ class _IndexedSource(_StoredSource):
         """Clips with their numbers; only those `wanted` are read."""
         for number, (video, start) in enumerate(self._windows(count, frames, seed).chosen):
             if wanted is None or wanted(number):
-                yield number, self._read(video, start, frames)
+                yield number, self.read(video, start, frames)
 
 
-class ArraySource(_IndexedSource):
-    """A ``.npy`` file: uint8 [T, H, W, 3], or [N, T, H, W, 3] for N videos; 1 channel for grey."""
+class ArraySource(IndexedSource):
+    """A ``.npy`` file: uint8 [T, H, W, 3], or [N, T, H, W, 3] for N videos; 1 channel for grey.
+
+    Attributes:
+        videos: uint8 [N, T, H, W, 1 or 3], mapped from the file.
+    """
 
     kind = "array"
 
@@ -212,13 +230,13 @@ class ArraySource(_IndexedSource):
                 f"{self.path} holds {array.dtype} {shape} where uint8 [T, H, W, 3] or [N, T, H, W, 3] "
                 "was expected: bring its values to 0 ... 255, its axes to this order, and save it as uint8"
             )
-        self._videos = array if array.ndim == 5 else array[None]
+        self.videos = array if array.ndim == 5 else array[None]
 
-    def _lengths(self, frames: int) -> Sequence[int]:
-        return [self._videos.shape[1]] * len(self._videos)
+    def lengths(self, frames: int) -> Sequence[int]:
+        return [self.videos.shape[1]] * len(self.videos)
 
-    def _read(self, video: int, start: int, frames: int) -> np.ndarray:
-        clip = self._videos[video, start : start + frames]
+    def read(self, video: int, start: int, frames: int) -> np.ndarray:
+        clip = self.videos[video, start : start + frames]
         if clip.shape[-1] == 1:
             clip = np.repeat(clip, 3, axis=-1)
         return np.stack([_fit(Image.fromarray(frame), self.size) for frame in clip])
@@ -227,10 +245,13 @@ class ArraySource(_IndexedSource):
         return hash_files([self.path], self.path.parent)
 
 
-class FrameFolderSource(_IndexedSource):
+class FrameFolderSource(IndexedSource):
     """A folder of PNG or JPEG frames, or one of such folders, nested as deep as they are.
 
     Frames are taken in the order of the numbers in their names.
+
+    Attributes:
+        folders: the frames of each.
     """
 
     kind = "frames"
@@ -244,13 +265,13 @@ class FrameFolderSource(_IndexedSource):
                 folders.setdefault(file.parent, []).append(file)
         if not folders:
             raise DataError(f"{self.path} holds no PNG or JPEG frame: give a folder that does")
-        self._folders = list(folders.values())
+        self.folders = list(folders.values())
 
-    def _lengths(self, frames: int) -> Sequence[int]:
-        return [len(files) for files in self._folders]
+    def lengths(self, frames: int) -> Sequence[int]:
+        return [len(files) for files in self.folders]
 
-    def _read(self, video: int, start: int, frames: int) -> np.ndarray:
-        files = self._folders[video][start : start + frames]
+    def read(self, video: int, start: int, frames: int) -> np.ndarray:
+        files = self.folders[video][start : start + frames]
         pictures = [_read_picture(file, self.size) for file in files]
         for file, picture in zip(files, pictures, strict=True):
             if picture.shape != pictures[0].shape:
@@ -262,8 +283,12 @@ class FrameFolderSource(_IndexedSource):
 
     def _hash(self) -> str:
         """Names and sizes in bytes: reading a million frames for it would take hours."""
-        files = [file for folder in self._folders for file in folder]
+        files = [file for folder in self.folders for file in folder]
         return hash_lines(f"{file.relative_to(self.path).as_posix()} {file.stat().st_size}" for file in files)
+
+    def stamp(self) -> str:
+        """When each frame was last written."""
+        return hash_lines(str(file.stat().st_mtime_ns) for folder in self.folders for file in folder)
 
 
 def _read_picture(path: Path, size: Size | None) -> np.ndarray:
@@ -302,7 +327,7 @@ def _size_text(picture: np.ndarray) -> str:
     return f"{picture.shape[0]}x{picture.shape[1]}"
 
 
-class ShardSource(_IndexedSource):
+class ShardSource(IndexedSource):
     """Prepared shards at one of their resolutions, the largest where `size` is not given; fitted to `fit`."""
 
     kind = "shards"
@@ -323,10 +348,10 @@ class ShardSource(_IndexedSource):
         self._shards = ShardFolder(folders[size], size)
         self._clips = list(self._shards.clips.values())
 
-    def _lengths(self, frames: int) -> Sequence[int]:
+    def lengths(self, frames: int) -> Sequence[int]:
         return [clip.frames for clip in self._clips]
 
-    def _read(self, video: int, start: int, frames: int) -> np.ndarray:
+    def read(self, video: int, start: int, frames: int) -> np.ndarray:
         clip = self._shards.read(self._clips[video].name, start, frames)
         if self.size is None or self.size == self.native:
             return clip
@@ -346,10 +371,13 @@ def _shard_folders(path: Path) -> dict[Size, Path]:
     return {size: folder for size, folder in found.items() if any(folder.glob("*.zip"))}
 
 
-class VideoSource(_StoredSource):
+class VideoSource(StoredVideos):
     """A video file, or a folder of them, at 30 frames a second; each is decoded once, in order.
 
     Clips come sorted by video and start rather than by their number.
+
+    Attributes:
+        files: the videos.
     """
 
     kind = "video"
@@ -358,14 +386,14 @@ class VideoSource(_StoredSource):
         super().__init__(path, label, size)
         self._codecs: set[str] = set()
         if self.path.is_dir():
-            self._videos = [file for file in files_below(self.path) if file.suffix.lower() in VIDEO_SUFFIXES]
+            self.files = [file for file in files_below(self.path) if file.suffix.lower() in VIDEO_SUFFIXES]
         else:
-            self._videos = [self.path]
-        if not self._videos:
+            self.files = [self.path]
+        if not self.files:
             raise DataError(f"{self.path} holds no video: give a folder that does")
 
-    def _lengths(self, frames: int) -> Sequence[int]:
-        return [self._length(path, frames) for path in self._videos]
+    def lengths(self, frames: int) -> Sequence[int]:
+        return [self._length(path, frames) for path in self.files]
 
     def _length(self, path: Path, frames: int) -> int:
         """Frames at 30 a second; 0 for one bad file among others, which is told and left out."""
@@ -375,15 +403,15 @@ class VideoSource(_StoredSource):
             duration = measure_duration(path) if info.duration is None else info.duration
             length = round(duration * FPS)
             if abs(length - frames) <= FPS:  # headers are not exact, and here it matters
-                length = sum(1 for _ in self._decode(path))
+                length = sum(1 for _ in self.decode(path))
             return length
         except MediaError as error:
-            if len(self._videos) == 1:
+            if len(self.files) == 1:
                 raise
             log.warning("left out: %s", error)
             return 0
 
-    def _decode(self, path: Path) -> Generator[np.ndarray, None, None]:
+    def decode(self, path: Path) -> Generator[np.ndarray, None, None]:
         """Frames [H, W, 3] in order."""
         with read_frames(path, None if self.size is None else [self.size], fps=FPS) as reader:
             for (frame,) in reader:
@@ -404,7 +432,7 @@ class VideoSource(_StoredSource):
             if wanted is None or wanted(number):
                 chosen.setdefault(video, []).append((start, number))
         for video, starts in chosen.items():
-            clips = self._cut(self._videos[video], [start for start, _ in starts], frames)
+            clips = self._cut(self.files[video], [start for start, _ in starts], frames)
             for (_, number), clip in zip(starts, clips, strict=False):  # fewer where the video ends early
                 yield number, clip
 
@@ -414,7 +442,7 @@ class VideoSource(_StoredSource):
         waiting = deque(starts)
         reason = "it ends earlier than its header says"
         try:
-            with contextlib.closing(self._decode(path)) as decoded:
+            with contextlib.closing(self.decode(path)) as decoded:
                 for end, frame in enumerate(decoded, start=1):
                     latest.append(frame)
                     while waiting and waiting[0] + frames == end:
@@ -423,18 +451,23 @@ class VideoSource(_StoredSource):
                     if not waiting:
                         return
         except MediaError as error:
-            if len(self._videos) == 1:
+            if len(self.files) == 1:
                 raise
             reason = str(error)
         log.warning("%s: %d clips left out: %s", path, len(waiting), reason)
-        self._drawn["lost"] = self._drawn.get("lost", 0) + len(waiting)
 
-    def describe(self) -> dict[str, Any]:
-        """What every stored source tells, and after :meth:`clips` the codecs."""
-        return {**super().describe(), "codecs": sorted(self._codecs)}
+    def drawn(self) -> dict[str, Any]:
+        """What every stored source tells, and the codecs."""
+        return {**super().drawn(), "codecs": sorted(self._codecs)}
+
+    def recall(self, drawn: Mapping[str, Any]) -> None:
+        """Of the same clips."""
+        others = {key: value for key, value in drawn.items() if key != "codecs"}
+        super().recall(others)
+        self._codecs = set(drawn.get("codecs", ()))
 
     def _hash(self) -> str:
-        return hash_files(self._videos, self.path if self.path.is_dir() else self.path.parent)
+        return hash_files(self.files, self.path if self.path.is_dir() else self.path.parent)
 
 
 StoredSource = ArraySource | FrameFolderSource | ShardSource | VideoSource

@@ -22,7 +22,7 @@ from lvgan.evaluation.features import Features, Wish
 from lvgan.evaluation.sources import ClipSource, StoredSource
 from lvgan.files import write_whole
 
-FORMAT = 1  # of the files, and of how clips are chosen: another one is not read
+FORMAT = 2  # of the files, and of how clips are chosen: another one is not read
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def cache_file(source: ClipSource, detector: Detector, wish: Wish) -> Path | Non
     key = {
         "format": FORMAT,
         # Neither label nor path: footage may move.
-        "source": [source.kind, source.describe()["fingerprint"], str(source.size)],
+        "source": [source.kind, source.describe()["fingerprint"], str(source.size), source.stamp()],
         "clips": [wish.clips, wish.frames, wish.stride, wish.seed],
         "detector": detector.describe(),
     }
@@ -58,33 +58,41 @@ def cached_features(
         refresh: take them anew in any case.
     """
     path = cache_file(source, detector, wish)
-    if path is not None and not refresh:
-        found = _read(path)
-        if found is not None:
-            return found, True
+    if path is None or not isinstance(source, StoredSource):
+        return compute(), False
+    found = None if refresh else _read(path)
+    if found is not None:
+        source.recall(found[1])
+        return found[0], True
     features = compute()
-    if path is not None:
-        try:
-            write_whole(path, lambda file: _write(file, features))
-        except MachineError as error:  # good to have, not needed
-            log.warning("the features of %s were not kept: %s", source.label, error)
+    try:
+        write_whole(path, lambda file: _write(file, features, source.drawn()))
+    except MachineError as error:  # good to have, not needed
+        log.warning("the features of %s were not kept: %s", source.label, error)
     return features, False
 
 
-def _write(file: Any, features: Features) -> None:
-    np.savez(file, values=features.values, weights=features.weights, size=np.asarray(features.size))
+def _write(file: Any, features: Features, drawn: dict[str, Any]) -> None:
+    np.savez(
+        file,
+        values=features.values,
+        weights=features.weights,
+        size=np.asarray(features.size),
+        drawn=np.asarray(json.dumps(drawn)),
+    )
 
 
-def _read(path: Path) -> Features | None:
-    """What a file holds; None where there is none, or a damaged one."""
+def _read(path: Path) -> tuple[Features, dict[str, Any]] | None:
+    """What a file holds, and what the protocol tells of the clips; None where there is none, or a damaged one."""
     if not path.is_file():
         return None
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as found:
             features = Features(found["values"], found["weights"], (int(found["size"][0]), int(found["size"][1])))
+            drawn = dict(json.loads(str(found["drawn"])))
         if features.values.ndim == 2 and features.weights.shape == (len(features.values),):
-            return features
-    except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile):
+            return features, drawn
+    except (OSError, ValueError, KeyError, IndexError, EOFError, TypeError, zipfile.BadZipFile):
         pass
     log.warning("%s is damaged: taking these features anew", path)
     return None

@@ -74,6 +74,8 @@ def test_all_says_what_it_left_out(place: Path) -> None:
     assert "left out fvd: the detector i3d is not on this machine" in err
     assert "fake: fid " in out
     assert sorted(p.name for p in Path("out").glob("*.json")) == ["color-sim.json", "fid.json"]
+    (score,) = read_scores("out/color-sim.json")
+    assert score.protocol["sources"]["real"]["label"] == "real"
     out, err = run("all real.npy fake.npy --fid-detector frames.pt --clips 9 --frames 4 -o short")
     assert "left out color-sim" in err
     assert "clips of 128 frames were asked for" in err

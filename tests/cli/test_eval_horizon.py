@@ -67,6 +67,16 @@ def test_a_loop_and_a_network_are_measured(tmp_path: Path) -> None:
     assert read_scores(Path("out/horizon.json")) == scores  # the same again
 
 
+@pytest.mark.slow
+def test_the_number_of_processes_changes_no_figure(tmp_path: Path) -> None:
+    low, high = checkpoints.make(tmp_path)
+    np.save("film.npy", np.stack([scene(100, k) for k in range(2)]))
+    options = ["--frames", "100", "--dense", "90", "--videos", "3", "--starts", "1", "--device", "cpu"]
+    for workers in ("1", "2"):
+        lvgan("horizon", "a+b=film.npy", f"net={low}+{high}", *options, "-o", workers, "--gpus", workers)
+    assert Path("1/horizon.json").read_bytes() == Path("2/horizon.json").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -74,6 +84,7 @@ def test_a_loop_and_a_network_are_measured(tmp_path: Path) -> None:
         (["--frames", "50"], "--frames 50 was given, but 80 to"),
         (["--dense", "100000"], "--dense 100000"),
         (["--videos", "0"], "--videos 0"),
+        (["--gpus", "0"], "--workers 0"),
         (["-o", "a.npy"], "is a file"),
     ],
 )

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lvgan.errors import DataError
-from lvgan.evaluation import color
+from lvgan.evaluation import color, native_color
 from lvgan.evaluation.color import (
     CurveAccumulator,
     SimilarityCurve,
@@ -248,7 +248,7 @@ def compiled() -> SharedPixels:
     return function
 
 
-@pytest.mark.parametrize(("bins", "channels"), [(20, 3), (2, 3), (64, 3), (20, 1), (256, 1)])
+@pytest.mark.parametrize(("bins", "channels"), [(20, 3), (2, 3), (40, 3), (41, 3), (64, 3), (20, 1), (256, 1)])
 def test_the_compiled_loop_is_the_triple_loop(compiled: SharedPixels, bins: int, channels: int) -> None:
     clip = noise(3, 4, 5, 7, channels) // np.array([1, 2, 8, 50], np.uint8)[:, None, None, None]
     strided = np.repeat(clip, 2, axis=2)[:, :, ::2]  # not contiguous
@@ -256,6 +256,38 @@ def test_the_compiled_loop_is_the_triple_loop(compiled: SharedPixels, bins: int,
     places = bins ** np.arange(channels)[::-1]
     shared = compiled(clip, byte_bins(bins) * places[:, None])
     assert (shared / 35).tolist() == pytest.approx(loop_similarity(clip, bins), abs=1e-15)
+
+
+@pytest.mark.parametrize("bins", [*range(2, 42), 64])
+def test_every_byte_is_counted_in_its_bin(compiled: SharedPixels, bins: int) -> None:
+    """Frame 0 holds one colour, the others each byte of one channel: they share what is in its bin."""
+    frames = np.zeros((4, 1, 256, 3), np.uint8)
+    for channel in range(3):
+        frames[channel + 1, 0, :, channel] = np.arange(256)
+    own = [math.floor((2 * byte * (bins - 1) + 255) / 510) for byte in range(256)]
+    expected = [256, *[own.count(0)] * 3]
+    places = bins ** np.arange(3)[::-1]
+    assert compiled(frames, byte_bins(bins) * places[:, None]).tolist() == expected
+    for byte in (1, 77, 254, 255):
+        frames[0] = byte
+        frames[1:] = byte
+        for channel in range(3):
+            frames[channel + 1, 0, :, channel] = np.arange(256)
+        expected = [256, *[own.count(own[byte])] * 3]
+        assert compiled(frames, byte_bins(bins) * places[:, None]).tolist() == expected
+
+
+def test_threads_change_nothing(compiled: SharedPixels, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_color, "SMALL", 0)
+    clip = noise(4, 50, 9, 11, 3)
+    expected = []
+    for frame in clip:  # a histogram of its own, in float64
+        joint = np.floor((frame / 255) * 3 + 0.5) @ [16, 4, 1]
+        expected.append(np.bincount(joint.astype(int).ravel(), minlength=64))
+    shared = [int(np.minimum(expected[0], counts).sum()) for counts in expected]
+    for threads in (1, 2, 5, 16):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert compiled(clip, byte_bins(4) * np.array([16, 4, 1])[:, None]).tolist() == shared
 
 
 def test_without_the_compiled_loop_all_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

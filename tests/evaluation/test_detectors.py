@@ -171,6 +171,51 @@ def test_files_that_are_no_detectors(tmp_path: Path) -> None:
         find_detector(str(standins.save(standins.Nans(), tmp_path / "n.pt")), "clips").load(CPU)(CLIPS)
 
 
+class Falls(torch.nn.Module):
+    """Fails in its own words."""
+
+    def forward(
+        self, x: torch.Tensor, rescale: bool = False, resize: bool = False, return_features: bool = False
+    ) -> torch.Tensor:
+        assert x.shape[2] > 100, "clips of more than 100 frames are needed"
+        return x.float().mean(dim=[2, 3, 4])
+
+
+def test_a_network_that_fails_says_why(tmp_path: Path) -> None:
+    falls = find_detector(str(standins.save(Falls(), tmp_path / "f.pt")), "clips").load(CPU)
+    with pytest.raises(DataError, match="clips of more than 100 frames are needed"):
+        falls(CLIPS)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("np.random.default_rng().normal(size=(len(clips), 4))", "could be reproduced: switch its randomness off"),
+        ("sys.exit(0)", "failed on 3 clips of 4x8x12x3 .SystemExit: 0"),
+        ("np.zeros((len(clips), 0))", r"gave float64 \[3, 0\] for 3 clips where floats \[3, D\]"),
+    ],
+)
+def test_functions_that_cannot_be_trusted(tmp_path: Path, body: str, said: str) -> None:
+    file = tmp_path / "features.py"
+    file.write_text(f"import sys\nimport numpy as np\ndef features(clips):\n    return {body}\n")
+    with pytest.raises(DataError, match=said):
+        find_detector(f"{file}:features", "clips").load(CPU)(CLIPS)
+
+
+def test_working_in_place_is_no_randomness(tmp_path: Path) -> None:
+    file = tmp_path / "features.py"
+    file.write_text("def features(clips):\n    clips //= 2\n    return clips.mean((1, 2, 3))\n")
+    found = find_detector(f"{file}:features", "clips").load(CPU)(CLIPS.copy())
+    np.testing.assert_allclose(found, (CLIPS // 2).mean((1, 2, 3)), rtol=1e-12)
+
+
+def test_a_module_that_fails_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "features.py"
+    file.write_text("def features(clips:\n")
+    with pytest.raises(ConfigError, match=r"failed while it was imported .SyntaxError"):
+        find_detector(f"{file}:features", "clips").load(CPU)
+
+
 def test_the_recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All compile and name options that exist; the one that needs nothing runs."""
     text = (Path(__file__).parents[2] / "examples/detectors.md").read_text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,15 @@ import torch
 from PIL import Image
 from scipy import linalg
 
-from lvgan.errors import DataError
+from lvgan.data.encoding import open_writer
+from lvgan.errors import DataError, MachineError
 from lvgan.evaluation import statistics
 from lvgan.evaluation.detectors import Detector, find_detector
 from lvgan.evaluation.distances import Kernel
 from lvgan.evaluation.features import Features, Wish, extract
 from lvgan.evaluation.fvd import DistancePlan, Machine, Operand, measure_distance
 from lvgan.evaluation.protocol import Score, difference
-from lvgan.evaluation.sources import ArraySource, FunctionSource, open_source
+from lvgan.evaluation.sources import ArraySource, FrameFolderSource, FunctionSource, open_source
 from tests.evaluation import standins
 
 CPU = torch.device("cpu")
@@ -169,6 +171,16 @@ def test_an_error_in_a_process_is_its_sentence(tmp_path: Path) -> None:
         extract(failing, detector(tmp_path), Wish(8, 4), CPU, source=open_source(path), workers=2)
 
 
+def leaving(device: torch.device) -> Any:
+    os._exit(0)
+
+
+def test_a_process_that_leaves_without_a_word_is_not_waited_for(tmp_path: Path) -> None:
+    path = array(tmp_path / "r.npy", standins.videos(0, 3, 8))
+    with pytest.raises(MachineError, match=r"ended without a word \(exit code 0"):
+        extract(leaving, detector(tmp_path), Wish(8, 4), CPU, source=open_source(path), workers=2)
+
+
 def test_features_of_footage_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = array(tmp_path / "r.npy", standins.videos(0, 6, 20))
     source = ArraySource(path)
@@ -200,6 +212,34 @@ def test_features_of_footage_are_kept(tmp_path: Path, monkeypatch: pytest.Monkey
         source, network, Wish(9, 4)
     )
     assert not [p for p in statistics.cache_folder().iterdir() if p.suffix != ".npz"]
+
+
+def test_the_record_is_the_same_from_the_cache(tmp_path: Path) -> None:
+    films = tmp_path / "films"
+    for name, frames in (("a", 40), ("b", 45), ("c", 8)):
+        with open_writer(films / f"{name}.mp4", 30) as writer:
+            for frame in standins.videos(frames, 1, frames, 16, 16)[0]:
+                writer.write(frame)
+    network, plan = detector(tmp_path), DistancePlan(clips=9, frames=10)
+    first, again = (measure(films, films, plan, network)[0] for _ in range(2))
+    assert first == again
+    real = again.protocol["sources"]["real"]
+    assert (real["part"], real["codecs"]) == ("2 of 3 videos", ["h264"])
+
+
+def test_pictures_changed_in_place_are_looked_at_anew(tmp_path: Path) -> None:
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for i in range(6):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(frames / f"{i}.png")
+    network = detector(tmp_path)
+    files = {statistics.cache_file(FrameFolderSource(frames), network, Wish(3, 4)) for _ in range(2)}
+    size = (frames / "3.png").stat().st_size
+    Image.new("RGB", (8, 8), (77, 0, 0)).save(frames / "3.png")
+    assert (frames / "3.png").stat().st_size == size  # which is all that the fingerprint sees
+    os.utime(frames / "3.png", ns=(0, 1))
+    assert statistics.cache_file(FrameFolderSource(frames), network, Wish(3, 4)) not in files
+    assert len(files) == 1
 
 
 def test_a_damaged_or_read_only_cache_does_no_harm(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from lvgan.evaluation.horizon_scores import horizon_scores, repetition_sentence,
 from lvgan.evaluation.long_videos import long_videos
 from lvgan.evaluation.models import UpscaledSource, open_model
 from lvgan.evaluation.protocol import Score, compare, read_scores, write_scores
-from lvgan.evaluation.sources import ArraySource, FunctionSource, open_source
+from lvgan.evaluation.sources import ArraySource, FunctionSource, StoredSource, open_source
 from lvgan.sizes import Size
 from tests import checkpoints
 from tests.evaluation.footage import fade, loop, noisy, scene
@@ -256,6 +257,75 @@ def test_the_longest_videos_are_taken(tmp_path: Path) -> None:
     assert short is not None
     with pytest.raises(DataError, match="at least 80 were expected"):
         measure_horizon(short, PLAN)
+
+
+def opened(path: Path, device: torch.device) -> StoredSource:
+    """By name, for other processes."""
+    found = open_source(path)
+    assert found is not None
+    return found
+
+
+def test_neither_processes_nor_a_broken_video_matter(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    films = tmp_path / "films"
+    for name in "abc":
+        with open_writer(films / f"{name}.mp4", 30) as writer:
+            for frame in scene(120, ord(name)):
+                writer.write(frame)
+    alone = measure_horizon(opened(films, torch.device("cpu")), Plan(frames=120, dense=100, videos=4))
+    with open_writer(films / "whole.mkv", 30) as writer:
+        for frame in scene(200):
+            writer.write(frame)
+    whole = (films / "whole.mkv").read_bytes()
+    (films / "whole.mkv").unlink()
+    (films / "short.mkv").write_bytes(whole[: len(whole) // 4])  # its header still promises 200 frames
+    done: list[int] = []
+    for workers in (1, 2):
+        caplog.clear()
+        found = measure_horizon(
+            opened(films, torch.device("cpu")), Plan(frames=120, dense=100, videos=4), workers=workers,
+            open_source=functools.partial(opened, films), progress=lambda: done.append(1),
+        )  # fmt: skip
+        assert "left out: short.mkv ends after" in caplog.text
+        assert [track.name for track in found.tracks] == ["a.mp4", "b.mp4", "c.mp4"]
+        for ours, theirs in zip(found.tracks, alone.tracks, strict=True):
+            np.testing.assert_array_equal(ours.drift, theirs.drift)
+            np.testing.assert_array_equal(ours.change, theirs.change)
+            np.testing.assert_array_equal(ours.thumbnails, theirs.thumbnails)
+    assert len(done) % 2 == 0
+    assert len(done) > 2 * 3 * 100
+    for name in "abc":
+        (films / f"{name}.mp4").unlink()
+    with pytest.raises(DataError, match=r"short.mkv ends after \d+ frames, but 80 were expected"):
+        measure_horizon(opened(films, torch.device("cpu")), PLAN)
+
+
+def test_one_video_says_nothing_about_others(tmp_path: Path) -> None:
+    one, other = (measured(tmp_path, str(k), scene(320, k)) for k in range(2))
+    gap = hz.drift_gap(one, other)
+    assert gap is not None
+    shared = np.abs(one.drift_curves()[0] - other.drift_curves()[0])[1:]
+    assert gap.value == pytest.approx(np.nanmean(shared))
+    assert (gap.low, gap.high) == (0, 1)
+
+
+def test_scores_of_one_command_stand_in_one_table(tmp_path: Path) -> None:
+    """Though footage is often shorter than what a network makes."""
+    plan = Plan(frames=400, dense=300, videos=2)
+    sources = [source(tmp_path, "footage", *[scene(150, k) for k in range(2)])]
+    sources += [source(tmp_path, f"model {n}", *[scene(n, k) for k in range(2)]) for n in (250, 400)]
+    horizons = [measure_horizon(each, plan) for each in sources]
+    scores = []
+    for i, (each, found) in enumerate(zip(sources, horizons, strict=True)):
+        reference = (None, None) if i == 0 else (horizons[0], sources[0])
+        scores += horizon_scores(found, each, plan, *reference, horizons)
+    times = {(s.label, s.protocol["at_frame"]) for s in scores if s.metric == "drift"}
+    together = min(at for _, at in times)
+    assert {label for label, at in times if at == together} == {"footage", "model 250", "model 400"}
+    assert {label for label, at in times if at > 300} == {"model 400"}
+    assert {s.protocol["matched_frames"] for s in scores if s.metric == "self-repetition-gap"} == {150}
+    write_scores(tmp_path / "horizon.json", scores)
+    assert f"drift at {together}" in compare([tmp_path / "horizon.json"])
 
 
 def test_a_function_gives_whole_clips(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_scores_survive_the_file(tmp_path: Path) -> None:
     assert pt.read_scores(write(tmp_path / "a.json", score)) == [score]
     versions = score.protocol["versions"]
     assert versions["numpy"] == np.__version__
-    assert set(versions) == {"lvgan", "python", "numpy", "torch", "pillow"}
+    assert set(versions) == {"lvgan", "python", "numpy", "torch", "pillow", "ffmpeg"}
     real = score.protocol["sources"]["real"]
     assert real["fingerprint"].startswith("sha256:")
     assert (real["label"], real["fps"], real["fit"]) == ("footage", 30, pt.FIT)
@@ -83,7 +83,8 @@ def test_json_never_holds_nan(tmp_path: Path) -> None:
         ({"detector": None}, r"detector"),
         ({"resize": "ours"}, "resize detector"),
         ({"bins": 20}, "bins nothing and .* with 20"),
-        ({"sources__real__fingerprint": "sha256:0"}, r"real\.fingerprint"),
+        ({"sources__real__fingerprint": "sha256:0"}, r"real\.fingerprint sha256:[0-9a-f]{30}\.\.\. \(.*real\.npy\)"),
+        ({"sources__real__part": "6 of 9 videos"}, r"real\.part nothing and .* with 6 of 9 videos"),
         ({"sources__model__fps": 25}, r"model\.fps 30"),
         ({"sources__model__fit": "stretched"}, r"model\.fit"),
     ],
@@ -173,6 +174,24 @@ def test_the_first_format_is_read(tmp_path: Path) -> None:
         (b'{"scores": 3}', "damaged score"),
         (b'{"scores": [{"metric": "fvd", "value": "high", "protocol": {}}]}', "damaged score"),
         (b'{"measure": "color similarity"}', "damaged score"),
+        (b'{"scores": [{"metric": "fvd", "value": 1, "protocol": {}}]}', "damaged score"),
+        (b'{"scores": [{"metric": "fvd", "value": NaN, "protocol": {"sources": {"model": {}}}}]}', "damaged score"),
+        (b'{"scores": [{"metric": "fvd", "value": 1, "protocol": {"sources": [1]}}]}', "damaged score"),
+        (b'{"scores": [{"metric": "fvd", "value": 1, "protocol": {"sources": {"model": 5}}}]}', "damaged score"),
+        (b'{"scores": [{"metric": "f", "value": 1, "protocol": {"sources": {"model": {"input": 1}}}}]}', "damaged"),
+        (
+            b'{"scores": [{"metric": "f", "value": 1, "protocol": {"sources": {"model": {}}, "versions": [1]}}]}',
+            "damaged score",
+        ),
+        (
+            b'{"scores": [{"metric": "f", "value": 1, "protocol": {"sources": {"model": {}}, "seeds": 5}}]}',
+            "damaged score",
+        ),
+        (
+            b'{"scores": [{"metric": "f", "value": 1, "interval": [1], "protocol": {"sources": {"model": {}}}}]}',
+            "damaged score",
+        ),
+        (b"[" * 100_000, "is not JSON"),
         (b'{"lvgan_scores": 99, "scores": []}', "is of format 99"),
         (b'{"lvgan_scores": 1, "scores": []}', "hold no score"),
         (None, "cannot be read"),

@@ -198,7 +198,8 @@ def test_short_videos_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     with caplog.at_level(logging.WARNING):
         list(source.clips(2, 8, 0))
     assert "using 2 of 3 folders of frames: 1 are shorter than 8 frames" in caplog.text
-    assert {"folders of frames": 3, "long_enough": 2}.items() <= source.describe().items()
+    record = {"folders of frames": 3, "long_enough": 2, "part": "2 of 3 folders of frames"}
+    assert record.items() <= source.describe().items()
 
 
 def test_frames_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
@@ -297,7 +298,6 @@ def test_clips_beyond_the_end_of_a_broken_video_are_left_out(tmp_path: Path, cap
         seen = [stamps(clip)[1][0] for clip in source.clips(1000, 5, 0)]
     assert seen == list(range(len(seen)))
     assert 10 < len(seen) < 70
-    assert source.describe()["lost"] == 76 - len(seen)
     assert "clips left out" in caplog.text
 
 
