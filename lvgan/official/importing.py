@@ -99,7 +99,7 @@ def find_networks(value: Any) -> Found:
     generators = [key for key in ("G_ema", "G") if kinds.get(key, "").endswith(" generator")]
     generators = generators or [key for key, kind in kinds.items() if kind.endswith(" generator")]
     if not generators:
-        held = ", ".join(str(key)[:40] for key in list(parts)[:_SHOWN]) or type(value).__name__
+        held = ", ".join([key[:40] for key in parts if isinstance(key, str)][:_SHOWN]) or type(value).__name__
         raise RefusedError(f"it holds no generator of low or super-resolution (but {held})")
     average = generators[0]
     stage = kinds[average].split()[0]

@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from lvgan.official.streams import Budget, RefusedError, Stream
 
 BLOCK = 4096  # bytes; longer byte strings become memory views, shorter ones bytes
@@ -32,7 +34,7 @@ class Name:
     text: str
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)  # what it holds may be without end
 class Record:
     """An object: what it was made from, and its state. `kind` is the class's full name."""
 
@@ -311,7 +313,7 @@ def checked_key(value: Any) -> Any:
     Raises:
         RefusedError: it cannot.
     """
-    if value is None or isinstance(value, (str, Name)):
+    if value is None or isinstance(value, (str, Name, Record, Tensor)):  # the last two by identity
         return value
     if isinstance(value, int) and abs(value) < _KEY_LIMIT:
         return value

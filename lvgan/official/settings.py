@@ -18,15 +18,13 @@ from lvgan.models.sr_schedule import condition_filter, sr_schedule
 from lvgan.official.modules import Module
 from lvgan.official.streams import RefusedError
 
-# Settings that change what a network computes and that ours has fixed: what published networks have.
+# Settings that change what a network computes, that no tensor's shape shows, and that ours has fixed.
 _FIXED: dict[str, Any] = {
     "conv_clamp": 256,
-    "use_radial_filters": False,
-    "filter_size": 6,
-    "lrate_mul": 0.01,
-    "normalize_input": True,
-    "pool_mode": None,
-    "minibatch_std_num_channels": 0,
+    "synthesis.conv_clamp": 256,
+    "latent_mapping.lrate_mul": 0.01,
+    "latent_mapping.normalize_input": True,
+    "mapping.lr_multiplier": 0.01,
     "architecture": "resnet",
 }
 _LARGEST_FACTOR = 16  # between the two resolutions
@@ -39,10 +37,10 @@ def check_fixed(module: Module) -> None:
     Raises:
         RefusedError: it has one; the message names it.
     """
-    for name, value in module.settings.items():
-        last = name.rpartition(".")[2]
-        if last in _FIXED and value != _FIXED[last] and value is not None:
-            raise RefusedError(f"its setting {name[:80]} is {str(value)[:40]!r}, but networks here have {_FIXED[last]!r}")
+    for name, expected in _FIXED.items():
+        value = module.settings.get(name, expected)
+        if value != expected:
+            raise RefusedError(f"its setting {name} is {str(value)[:40]}, but networks here have {expected}")
 
 
 def lr_generator_settings(module: Module) -> dict[str, Any]:
