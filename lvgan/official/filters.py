@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lvgan.models.lr_generator import HalfRate
 from lvgan.models.noise import low_pass_filters
-from lvgan.models.sr_discriminator import SrDiscriminator, bilinear_taps
+from lvgan.models.sr_discriminator import SrDiscriminator
 from lvgan.models.sr_generator import SrGenerator
-from lvgan.models.sr_schedule import condition_filter, low_pass
+from lvgan.models.sr_schedule import low_pass
 from lvgan.official.streams import RefusedError
 
 TOLERANCE = 1e-5  # of the largest tap
@@ -59,7 +59,7 @@ def lr_discriminator_filters(name: str) -> Tensor | None:
 
 
 def sr_generator_filters(network: SrGenerator) -> Filters:
-    """Those of the super-resolution generator, which may be without memory (device "meta")."""
+    """Those of the super-resolution generator."""
 
     def ours(name: str) -> Tensor | None:
         room, _, rest = name.partition(".")
@@ -84,8 +84,7 @@ def _resampling(network: SrGenerator, index: int) -> Tensor | None:
     if index >= len(network.schedule) or network.schedule[index].scale == 1:
         return None
     scale = network.schedule[index].scale
-    taps = network.resamplers[f"{scale.numerator}/{scale.denominator}"].get_buffer("taps")
-    return torch.tensor(condition_filter(scale, len(taps) % 2)).float()
+    return network.resamplers[f"{scale.numerator}/{scale.denominator}"].get_buffer("taps")
 
 
 def sr_discriminator_filters(network: SrDiscriminator) -> Filters:
@@ -93,7 +92,7 @@ def sr_discriminator_filters(network: SrDiscriminator) -> Filters:
 
     def ours(name: str) -> Tensor | None:
         if name == "upsample.filter":
-            return bilinear_taps(network.upsample.factor)
+            return network.upsample.get_buffer("taps")
         taps = torch.tensor(_LINEAR)
         return taps[:, None] * taps if name.endswith("resample_filter") else None
 

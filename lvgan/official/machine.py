@@ -161,6 +161,7 @@ class Machine:
     # --- plain values -------------------------------------------------------------------------------
 
     def text(self, size: int) -> None:
+        self._stream.expect(size)
         self._budget.take_text(size)
         self._push(self._stream.read(size).decode("utf-8", "surrogatepass"))
 

@@ -28,6 +28,7 @@ _FIXED: dict[str, Any] = {
     "architecture": "resnet",
 }
 _LARGEST_FACTOR = 16  # between the two resolutions
+_LARGEST_SIDE = 1024  # of low-resolution frames; published ones have 64
 _HEIGHTS = ("out_height", "height", "img_height", "lr_height")
 
 
@@ -48,7 +49,7 @@ def lr_generator_settings(module: Module) -> dict[str, Any]:
     tensors = module.tensors
     blocks = _lr_blocks(module)
     filters, _, taps = _shape(tensors, "temporal_emb.blur_filters", 3)
-    latent, embedding = _shape(tensors, "latent_mapping.layer_0.weight", 2)
+    embedding, latent, layers = _mapping(tensors, "latent_mapping.layer_{}.weight")
     if embedding % filters:
         raise RefusedError(f"its embedding has {embedding} channels, no multiple of its {filters} filters")
     generator = {
@@ -57,7 +58,7 @@ def lr_generator_settings(module: Module) -> dict[str, Any]:
         "footprint_min": _footprint(module, "min", int((tensors["temporal_emb.blur_filters"][0] != 0).sum())),
         "footprint_max": _footprint(module, "max", taps),
         "latent": latent,
-        "mapping_layers": _count(tensors, r"latent_mapping\.layer_(\d+)\.weight"),
+        "mapping_layers": layers,
         "input_channels": _shape(tensors, "spatial_input", 5)[1],
         "blocks": [str(block) for block in blocks],
     }
@@ -100,7 +101,7 @@ def _lr_size(module: Module, blocks: Sequence[BlockSpec]) -> str:
     last = f"spatial_layers.{spatial - 1}."
     for name in (*_HEIGHTS, last + "out_height"):
         height, width = (module.settings.get(n) for n in (name, name.replace("height", "width")))
-        if not isinstance(height, int) or not isinstance(width, int):
+        if not isinstance(height, int) or not isinstance(width, int) or max(height, width) > _LARGEST_SIDE:
             continue
         if (-(-height // factor), -(-width // factor)) == coarse:
             return f"{height}x{width}"
@@ -139,10 +140,11 @@ def sr_generator_settings(module: Module) -> dict[str, Any]:
     frames, rest = divmod(inputs, channels)
     if rest or frames % 2 == 0:
         raise RefusedError(f"its first layer has {inputs} inputs, not the colours of a frame and its neighbours")
+    z_dim, w_dim, layers = _mapping(tensors, "mapping.fc{}.weight")
     generator = {
-        "z_dim": _shape(tensors, "mapping.fc0.weight", 2)[1],
-        "w_dim": _shape(tensors, "mapping.fc0.weight", 2)[0],
-        "mapping_layers": _count(tensors, r"mapping\.fc(\d+)\.weight"),
+        "z_dim": z_dim,
+        "w_dim": w_dim,
+        "mapping_layers": layers,
         "layers": len(widths),
         "critical": _whole(module.find("num_critical"), 2),
         "fourier": fourier,
@@ -151,6 +153,12 @@ def sr_generator_settings(module: Module) -> dict[str, Any]:
     size, context = (height, width), (frames - 1) // 2
     first = _schedule(size, size, generator, margin=0)[0]
     generator["margin"] = round((max(found[0][1:3]) - first.in_rate) / 2)
+    schedule = _schedule(size, size, generator, generator["margin"])
+    sizes = [(layer.out_size[1], layer.out_size[0]) for layer in schedule]
+    if sizes != [layer[1:3] for layer in found]:
+        raise RefusedError("its layers' names give other sizes than layers have here for the same frames")
+    if fourier and _shape(tensors, "synthesis.input.features", 4)[2:] != schedule[0].in_size:
+        raise RefusedError("its waves have another size than its first layer")
     lr = _sr_input_size(module, size, generator)
     data = {"hr": f"{height}x{width}", "lr": f"{lr[0]}x{lr[1]}", "channels": channels, "context": context}
     return {"data": data, "model": {"generator": generator}}
@@ -217,6 +225,17 @@ def _shape(tensors: Mapping[str, Tensor], name: str, dimensions: int) -> tuple[i
         shape = "missing" if tensor is None else f"of shape {list(tensor.shape)}"
         raise RefusedError(f"its tensor {name} is {shape}, but one of {dimensions} dimensions was expected")
     return tuple(tensor.shape)
+
+
+def _mapping(tensors: Mapping[str, Tensor], name: str) -> tuple[int, int, int]:
+    """Inputs, outputs and layers of a mapping network, whose layers all have as many outputs."""
+    width, inputs = _shape(tensors, name.format(0), 2)
+    layers = 1
+    while name.format(layers) in tensors:
+        if _shape(tensors, name.format(layers), 2) != (width, width):
+            raise RefusedError(f"its mapping network's layers are not all {width} wide")
+        layers += 1
+    return inputs, width, layers
 
 
 def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:

@@ -66,9 +66,13 @@ class Stream:
         (value,) = struct.unpack(form, self.read(struct.calcsize(form)))
         return value
 
-    def _take(self, count: int) -> None:
+    def expect(self, count: int) -> None:
+        """Refuse a stream in which fewer than `count` bytes follow."""
         if count < 0 or count > self.remaining:
             raise RefusedError(f"it is cut short or damaged: {count} bytes should follow, but {self.remaining} do")
+
+    def _take(self, count: int) -> None:
+        self.expect(count)
         self.remaining -= count
 
 
