@@ -47,6 +47,8 @@ def import_official(
 
 def _unlike_preset(checkpoint: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """The settings of the networks that are not those of the preset that training starts from."""
+    import shlex
+
     from lvgan import config as cfg
 
     stage = checkpoint["stage"]
@@ -54,8 +56,7 @@ def _unlike_preset(checkpoint: dict[str, Any]) -> Iterator[tuple[str, str]]:
     found = cfg.build(stage, checkpoint["config"])
     for key, (_, value) in cfg.differences(preset, found).items():
         if key.startswith("model.") or key in ("data.frames", "data.context", "data.channels"):
-            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-            yield key, f"'{text}'" if " " in text else text
+            yield key, shlex.quote(",".join(map(str, value)) if isinstance(value, list) else str(value))
 
 
 def register(app: typer.Typer) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,57 +25,70 @@ _FRAMES = 32
 
 
 def verify(checkpoint: dict[str, Any], preview: Path, name: str) -> str:
-    """Run the generator of a checkpoint on two seeds (or inputs), and write what it makes as a picture.
+    """Run the generator of a checkpoint on two seeds or inputs, and write what it makes as a picture, a row each.
 
     Returns what was measured, in one line.
 
     Raises:
-        CheckpointError: values that are not finite, out of range or constant; the picture is written where it can be.
+        CheckpointError: values that are not finite, out of range or constant; the picture is written if it can be.
     """
     network = generator_of(checkpoint, name)
+    moves = None
     if isinstance(network, LrGenerator):
-        clips = torch.stack([LrVideo(network, seed, segment=_FRAMES).clip(0, _FRAMES) for seed in (0, 1)])
-        moves = float((clips[:, :, -1] - clips[:, :, 0]).abs().mean())
+        made = shown = torch.stack([LrVideo(network, seed, segment=_FRAMES).clip(0, _FRAMES) for seed in (0, 1)])
+        moves = float((made[:, :, -1] - made[:, :, 0]).abs().mean())
     else:
-        clips, moves = _upscaled(network), None
-    if torch.isfinite(clips).all():
-        write_picture(filmstrip(clips), preview)
-    facts = {
-        "not finite": float((~torch.isfinite(clips)).float().mean()),
-        "outside": float((clips.abs() > 1).float().mean()),
-        "mean": float(clips.mean()),
-        "spread": float(clips.std()),
-        "between": float((clips[0] - clips[1]).abs().mean()),
-    }
-    line = ", ".join(
-        (
-            f"mean {facts['mean']:.3f}",
-            f"standard deviation {facts['spread']:.3f}",
-            f"{100 * facts['outside']:.1f} % outside [-1, 1]",
-            f"{facts['between']:.3f} between two {'seeds' if moves is not None else 'inputs'}",
-            *([f"{moves:.3f} over {_FRAMES} frames"] if moves is not None else []),
-        )
+        low = _patterns(network)
+        made = torch.stack([SrVideo(_Still(frame), network, seed=0).clip(0, 1) for frame in low])
+        shown = torch.cat([F.interpolate(low, network.size)[:, :, None], made], 2)  # the input, then the result
+    measured = Measured(
+        bool(torch.isfinite(made).all()),
+        float((made.abs() > 1).float().mean()),
+        float(made.mean()),
+        float(made.std()),
+        float((made[0] - made[1]).abs().mean()),
+        moves,
     )
-    problem = _problem(facts, moves)
+    if measured.finite:
+        write_picture(filmstrip(shown), preview)
+    problem = measured.problem()
     if problem:
         raise CheckpointError(
-            f"the network in {name} was run and gives values that are {problem} ({line}); nothing was written but its "
-            "picture; import the file as it was published"
+            f"the network in {name} was run and gives values that are {problem} ({measured}), so no checkpoint was "
+            "written; import the file as it was published"
         )
-    return line
+    return str(measured)
 
 
-def _problem(facts: dict[str, float], moves: float | None) -> str | None:
-    """What is wrong with what was measured."""
-    if facts["not finite"] > 0:
-        return "not finite"
-    if facts["outside"] > MOST_OUTSIDE or abs(facts["mean"]) > 1:
-        return "out of range"
-    if min(facts["spread"] / LEAST_SPREAD, facts["between"] / LEAST_CHANGE) < 1:
-        return "constant"
-    if moves is not None and moves < LEAST_CHANGE:
-        return "the same in every frame"
-    return None
+@dataclass(frozen=True)
+class Measured:
+    """What a network's values are like. `between`, `moves`: mean differences, of seeds or inputs and over time."""
+
+    finite: bool
+    outside: float
+    mean: float
+    spread: float
+    between: float
+    moves: float | None
+
+    def __str__(self) -> str:
+        moves = "" if self.moves is None else f", {self.moves:.3f} over {_FRAMES} frames"
+        return (
+            f"mean {self.mean:.3f}, standard deviation {self.spread:.3f}, {100 * self.outside:.1f} % outside [-1, 1], "
+            f"{self.between:.3f} between two {'inputs' if self.moves is None else 'seeds'}{moves}"
+        )
+
+    def problem(self) -> str | None:
+        """What is wrong."""
+        if not self.finite:
+            return "not finite"
+        if self.outside > MOST_OUTSIDE or abs(self.mean) > 1:
+            return "out of range"
+        if self.spread < LEAST_SPREAD:
+            return "constant"
+        if self.between < LEAST_CHANGE:
+            return "the same whatever goes in"
+        return "the same in every frame" if self.moves is not None and self.moves < LEAST_CHANGE else None
 
 
 class _Still:
@@ -88,8 +102,7 @@ class _Still:
         return self._frame[:, None].expand(-1, count, -1, -1)
 
 
-def _upscaled(network: SrGenerator) -> Tensor:
-    """What the network makes of two soft patterns of colours: ``[2, C, 1, H, W]``."""
+def _patterns(network: SrGenerator) -> Tensor:
+    """Two soft patterns of colours as low-resolution frames: ``[2, C, h, w]``."""
     coarse = torch.rand(2, network.channels, 4, 4, generator=torch.Generator().manual_seed(0)) * 1.6 - 0.8
-    low = F.interpolate(coarse, network.lr_size, mode="bilinear")
-    return torch.stack([SrVideo(_Still(frame), network, seed=0).clip(0, 1) for frame in low])
+    return F.interpolate(coarse, network.lr_size, mode="bilinear")
