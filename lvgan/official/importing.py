@@ -39,9 +39,9 @@ _KINDS = {  # a tensor that only this network has
     "sr generator": "mapping.w_avg",
     "sr discriminator": "b4.out.weight",
 }
-_DAMAGE = (
+_DAMAGE = (  # what a file that is not as it should be makes of Python, torch and our settings
     ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RuntimeError, EOFError,
-    struct.error, zipfile.BadZipFile, RecursionError, MemoryError,
+    struct.error, zipfile.BadZipFile, RecursionError, MemoryError, ConfigError,
 )  # fmt: skip
 
 
@@ -67,12 +67,14 @@ def import_file(path: Path) -> dict[str, Any]:
             one of ours: a tensor left over on either side, a filter that differs, a setting that has no equal.
     """
     try:
-        found = find_networks(_read(path))
-        return _checkpoint(found, path)
+        return _checkpoint(find_networks(_read(path)), path)
     except RefusedError as error:
         raise CheckpointError(f"{path} was refused: {error}; use a file as it was published") from error
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}; check the path") from error
+    except _DAMAGE as error:
+        reason = (str(error).strip().splitlines() or [""])[0][:200] or type(error).__name__
+        raise CheckpointError(f"{path} is damaged, or no published pickle ({reason}); use another copy") from error
 
 
 def _read(path: Path) -> Any:
@@ -81,11 +83,7 @@ def _read(path: Path) -> Any:
         file.seek(0)
         if not size:
             raise RefusedError("it is empty")
-        try:
-            return read(file, size)
-        except _DAMAGE as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            raise RefusedError(f"it is damaged, or no pickle ({reason})") from error
+        return read(file, size)
 
 
 def find_networks(value: Any) -> Found:

@@ -351,7 +351,11 @@ def _tuple_of(count: int) -> Callable[[Machine], None]:
 
 def _skip(form: str) -> Callable[[Machine], None]:
     """Protocol and frame: what they announce is not relied on."""
-    return lambda machine: (machine._stream.number(form), None)[1]
+
+    def act(machine: Machine) -> None:
+        machine._stream.number(form)
+
+    return act
 
 
 _INSTRUCTIONS: dict[bytes, Callable[[Machine], None]] = {

@@ -94,12 +94,10 @@ def _footprint(module: Module, end: str, taps: int) -> float:
 
 
 def _lr_size(module: Module, blocks: Sequence[BlockSpec]) -> str:
-    """The frames' size, which the tensors give to within a factor: the blocks state theirs."""
+    """The frames' size, which the tensors give to within a factor: the network or its blocks state it."""
     coarse = _shape(module.tensors, "spatial_input", 5)[3:]
     factor = 2 ** sum(block.up_s for block in blocks)
-    spatial = _count(module.tensors, r"spatial_layers\.(\d+)\.weight_0")
-    last = f"spatial_layers.{spatial - 1}."
-    for name in (*_HEIGHTS, last + "out_height"):
+    for name in (*_HEIGHTS, *(key for key in module.settings if key.endswith(".out_height"))):
         height, width = (module.settings.get(n) for n in (name, name.replace("height", "width")))
         if not isinstance(height, int) or not isinstance(width, int) or max(height, width) > _LARGEST_SIDE:
             continue

@@ -75,6 +75,18 @@ def test_a_low_resolution_generator_alone(tmp_path: Path, protocol: int) -> None
     assert "LVGAN_SOURCE_RAN" not in os.environ
 
 
+def test_settings_that_only_tensors_give(tmp_path: Path) -> None:
+    """Without the filters' rates; the size is stated by a block in the middle."""
+    torch.manual_seed(0)
+    blocks = tuple(BlockSpec.parse(text) for text in ("4 t", "4 1x3x3 s", "4 1x3x3"))
+    small = {"filters": 3, "footprint_min": 9, "footprint_max": 30, "latent": 4, "input_channels": 4}
+    network = LrGenerator(7, 10, blocks=blocks, **small)  # type: ignore[arg-type]
+    fields = {"spatial_layers.0": {"out_height": 7, "out_width": 10}}
+    path = write(tmp_path, tree("G", lr_generator_tensors(network), fields))
+    imported = build.generator_of(import_file(path))
+    assert_close_to_max(video(imported), video(network))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", ["64_16", "36x64_9x16", "fourfeats"])
 def test_a_super_resolution_generator_gives_the_reference_output(golden: Any, tmp_path: Path, name: str) -> None:
     file = golden(f"sres_generator_{name}")
@@ -247,6 +259,40 @@ def test_settings_that_are_not_ours_are_refused(golden: Any, tmp_path: Path) -> 
     fields["spatial_layers.1"] = {"out_height": 20, "out_width": 16}
     message = refused(tmp_path, lr_generator_tensors(small_lr()), fields)
     assert "does not say the size of its frames, of which the coarsest are 2x2" in message
+
+
+@pytest.mark.parametrize(
+    ("stage", "name", "fields"),
+    [
+        ("sr", "resamples.x.filter", {}), ("sr", "resamples.9", {}), ("sr", f"synthesis.L{10**4000}_1_1_1.weight", {}),
+        ("sr", f"synthesis.L{'9' * 5000}_1_1_1.weight", {}), ("sr", "synthesis.L1.weight", {}), ("sr", "synthesis.input.weight", {}), ("sr", "", {"num_critical": 2**80}),
+        ("sr", "", {"channel_base": 2**2000}), ("sr", "", {"channel_max": True}),
+        ("lr", "temporal_layers.7.weight_0", {}), ("lr", "spatial_layers.0.weight_1", {}), ("lr", "spatial_input", {}),
+        ("lr", "latent_mapping.layer_1.weight", {}), ("lr", "temporal_emb.blur_filters", {}),
+        ("lr", "", {"min_sampling_rate": float("inf")}), ("lr", "", {"max_sampling_rate": 10**400}),
+        ("lr", "", {"min_sampling_rate": float("nan")}), ("lr", "", {"out_height": 2**90, "out_width": 16}),
+    ],
+)  # fmt: skip
+def test_odd_tensors_and_settings(golden: Any, tmp_path: Path, stage: str, name: str, fields: dict[str, Any]) -> None:
+    """Each either changes nothing or is refused in one sentence."""
+    if stage == "sr":
+        file = golden("sres_generator_64_16")
+        tensors, call = file.group("state"), {**file.call, **fields}
+    else:
+        tensors, call = lr_generator_tensors(small_lr()), fields
+    tensors = {key: value for key, value in tensors.items() if not (name and key.startswith(name + "."))}
+    if name:
+        tensors[name] = torch.zeros(())
+    others = {} if stage == "sr" else {k: v for k, v in lr_generator_fields(small_lr(), FOOTPRINTS).items() if k}
+    path = write(tmp_path, tree("G", tensors, {**others, "": call}))
+    message = ""
+    try:
+        import_file(path)
+    except CheckpointError as error:
+        message = str(error)
+    assert message or not name  # a setting may be without consequence, a tensor is not
+    assert "\n" not in message
+    assert len(message) < 1000
 
 
 def test_what_holds_no_generator(tmp_path: Path) -> None:
