@@ -69,12 +69,18 @@ def import_file(path: Path) -> dict[str, Any]:
     try:
         return _checkpoint(find_networks(_read(path)), path)
     except RefusedError as error:
-        raise CheckpointError(f"{path} was refused: {error}; use a file as it was published") from error
+        raise CheckpointError(f"{path} was refused: {_sentence(error)}; use a file as it was published") from error
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}; check the path") from error
     except _DAMAGE as error:
-        reason = (str(error).strip().splitlines() or [""])[0][:200] or type(error).__name__
+        reason = _sentence(error, 200) or type(error).__name__
         raise CheckpointError(f"{path} is damaged, or no published pickle ({reason}); use another copy") from error
+
+
+def _sentence(error: BaseException, longest: int = 900) -> str:
+    """What an error says, on one line, without what a file's names could do to a terminal."""
+    text = " ".join(str(error).split())
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:longest])
 
 
 def _read(path: Path) -> Any:
@@ -211,8 +217,7 @@ def _skeleton(make: Callable[[], Any]) -> Any:
         with _Undrawn():
             return make()
     except (ConfigError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise RefusedError(f"its network cannot be built here ({reason})") from error
+        raise RefusedError(f"its network cannot be built here ({_sentence(error, 200)})") from error
 
 
 def fit(
@@ -235,13 +240,13 @@ def fit(
         if ours == "constant" and tensor.ndim == 5:
             tensor = tensor[0]
         if ours in state or wanted.get(ours) != tuple(tensor.shape) or not tensor.is_floating_point():
-            left.append(f"{name} {_shown(tensor.shape)}")
+            left.append(f"{name[:80]} {_shown(tensor.shape)}")
         else:
             state[ours] = tensor.detach().float().contiguous()
     missing = [f"{name} {_shown(shape)}" for name, shape in wanted.items() if name not in state]
     if left or missing:
         raise RefusedError(
-            f"its {module.name[:60]} does not fit the network that its settings describe here; "
+            f"its {module.name} does not fit the network that its settings describe here; "
             f"left over in the file: {_listed(left)}; not found for ours: {_listed(missing)}"
         )
     filters.check_filters({name: t for name, t in module.tensors.items() if not rename(name)}, known)

@@ -45,7 +45,7 @@ def take_apart(record: Record) -> Module:
     Raises:
         RefusedError: it is not built as modules are.
     """
-    module = Module(str(record.args[0]))
+    module = Module("".join(letter for letter in str(record.args[0])[:60] if letter.isprintable()))
     waiting, seen, entries = [("", record, 0)], 0, 0
     while waiting:
         prefix, part, depth = waiting.pop()

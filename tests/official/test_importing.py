@@ -265,7 +265,9 @@ def test_settings_that_are_not_ours_are_refused(golden: Any, tmp_path: Path) -> 
     ("stage", "name", "fields"),
     [
         ("sr", "resamples.x.filter", {}), ("sr", "resamples.9", {}), ("sr", f"synthesis.L{10**4000}_1_1_1.weight", {}),
-        ("sr", f"synthesis.L{'9' * 5000}_1_1_1.weight", {}), ("sr", "synthesis.L1.weight", {}), ("sr", "synthesis.input.weight", {}), ("sr", "", {"num_critical": 2**80}),
+        ("sr", f"synthesis.L{'9' * 5000}_1_1_1.weight", {}), ("sr", "synthesis.L1.weight", {}),
+        ("sr", "synthesis.input.weight", {}), ("sr", "\x1b[31m\nred", {}), ("sr", "x" * 100_000, {}),
+        ("sr", "", {"num_critical": 2**80}),
         ("sr", "", {"channel_base": 2**2000}), ("sr", "", {"channel_max": True}),
         ("lr", "temporal_layers.7.weight_0", {}), ("lr", "spatial_layers.0.weight_1", {}), ("lr", "spatial_input", {}),
         ("lr", "latent_mapping.layer_1.weight", {}), ("lr", "temporal_emb.blur_filters", {}),
@@ -291,8 +293,8 @@ def test_odd_tensors_and_settings(golden: Any, tmp_path: Path, stage: str, name:
     except CheckpointError as error:
         message = str(error)
     assert message or not name  # a setting may be without consequence, a tensor is not
-    assert "\n" not in message
-    assert len(message) < 1000
+    assert message.isprintable()
+    assert len(message) < 1200
 
 
 def test_what_holds_no_generator(tmp_path: Path) -> None:
