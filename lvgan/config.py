@@ -120,6 +120,7 @@ class SrGeneratorConfig:
     channel_base: int = _at_least(16384, 1)
     channel_max: int = _at_least(512, 1)
     margin: int = _at_least(10, 0, 64)
+    fourier: bool = False  # StyleGAN3's input of fixed waves, beside the low-resolution frames
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,7 @@ def sr_generator(config: cfg.SrConfig) -> SrGenerator:
         channel_base=g.channel_base,
         channel_max=g.channel_max,
         margin=g.margin,
+        fourier=g.fourier,
     )
 
 

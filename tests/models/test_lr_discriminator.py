@@ -12,26 +12,14 @@ from torch import Tensor, nn
 from lvgan.errors import ConfigError
 from lvgan.models.layers import convolve, downsample_time
 from lvgan.models.lr_discriminator import DiscriminatorBlock, Epilogue, LrDiscriminator, _halvings
+from lvgan.official.names import lr_discriminator_name as our_name
 from lvgan.ops import bias_act
 from tests.helpers import assert_close_to_max
 
 
-def our_name(name: str) -> str:
-    for theirs, ours in {
-        "conv_vid": "stem",
-        "conv_skip": "skip",
-        "conv1d_": "convs.",
-        "linear_0": "hidden",
-        "linear_1": "logit",
-        "_bias": "bias",
-    }.items():
-        name = name.replace(theirs, ours)
-    return name
-
-
 def load(module: nn.Module, state: dict[str, Tensor], prefix: str = "") -> None:
-    kept = {k: v for k, v in state.items() if k.startswith(prefix) and not k.endswith("filter")}
-    module.load_state_dict({our_name(k.removeprefix(prefix)): v for k, v in kept.items()})
+    kept = {our_name(k.removeprefix(prefix)): v for k, v in state.items() if k.startswith(prefix)}
+    module.load_state_dict({k: v for k, v in kept.items() if k})
 
 
 def golden_block(call: dict[str, Any], size: int) -> DiscriminatorBlock:
@@ -132,7 +120,7 @@ def test_golden_shapes(golden) -> None:  # type: ignore[no-untyped-def]
     table = golden.json("lresD_shapes")
     with torch.device("meta"):
         network = LrDiscriminator()
-    theirs = {our_name(k): tuple(v) for k, v in table["state"].items() if not k.endswith("filter")}
+    theirs = {ours: tuple(v) for k, v in table["state"].items() if (ours := our_name(k))}
     assert {k: tuple(v.shape) for k, v in network.state_dict().items()} == theirs
     assert sum(p.numel() for p in network.parameters()) == table["params"]
 

@@ -23,6 +23,7 @@ from lvgan.models.lr_generator import (
     ToRGB,
 )
 from lvgan.models.noise import frame_noise
+from lvgan.official.names import lr_generator_name as our_name
 from tests.helpers import assert_close_to_max
 
 TINY_BLOCKS = tuple(BlockSpec.parse(text) for text in ("12 t s", "10 t s", "8", "8 1x3x3 s"))
@@ -39,29 +40,8 @@ def noise_for(generator: LrGenerator, frames: int, start: int = 0, batch: int = 
     return torch.stack([frame_noise(seed, start - before, before + frames + after) for seed in range(batch)])
 
 
-def our_name(name: str) -> str:
-    """A reference name of the generator or a part of it, as ours."""
-    for theirs, ours in {
-        "input_magnitude_ema_": "magnitude_",
-        "input_magnitude_ema": "magnitude",
-        "magnitude_ema": "mean_square",
-        "to_rgb.": "rgb.",
-        "w_to_temp_input.": "input.",
-        "spatial_input": "constant",
-        "latent_mapping.": "mapping.",
-        "layer_": "layers.",
-    }.items():
-        name = name.replace(theirs, ours)
-    for kind, offset in (("temporal_layers.", 0), ("spatial_layers.", 6)):
-        if name.startswith(kind):
-            index, rest = name.removeprefix(kind).split(".", 1)
-            name = f"blocks.{int(index) + offset}.{rest}"
-    return name
-
-
 def load(module: nn.Module, state: dict[str, Tensor]) -> None:
-    constants = ("filter", "blur_filters", "output_scale")
-    module.load_state_dict({our_name(k): v for k, v in state.items() if not k.endswith(constants)})
+    module.load_state_dict({ours: v for k, v in state.items() if (ours := our_name(k))})
 
 
 def check_gradients(module: nn.Module, inputs: dict[str, Tensor], y: Tensor, data: dict[str, Tensor]) -> None:
@@ -159,8 +139,7 @@ def test_golden_shapes(golden, height: int, width: int) -> None:  # type: ignore
     table = golden.json("lres_shapes")[f"{height}x{width}"]
     with torch.device("meta"):
         generator = LrGenerator(height, width, footprint_min=125)
-    constants = ("filter", "blur_filters", "output_scale")
-    theirs = {our_name(k): tuple(v) for k, v in table["state"].items() if not k.endswith(constants)}
+    theirs = {ours: tuple(v) for k, v in table["state"].items() if (ours := our_name(k))}
     theirs["constant"] = theirs["constant"][1:]
     assert {k: tuple(v.shape) for k, v in generator.state_dict().items()} == theirs
     assert sum(p.numel() for p in generator.parameters()) == table["params"]

@@ -11,20 +11,8 @@ from torch import Tensor
 
 from lvgan.errors import ConfigError
 from lvgan.models.sr_discriminator import BilinearUpsample, SrDiscriminator, SrDiscriminatorBlock
+from lvgan.official.names import sr_discriminator_name as our_name
 from tests.helpers import assert_close_to_max
-
-
-def our_name(name: str, size: int) -> str:
-    """The reference's name of a tensor -> ours; '' for filters, which are constants here."""
-    room, _, rest = name.partition(".")
-    if "filter" in rest:
-        return ""
-    if room == "b4":
-        return rest.replace("fc.", "hidden.")
-    if rest.startswith("fromrgb"):
-        return rest.replace("fromrgb", "from_frames")
-    index = (size // int(room[1:])).bit_length() - 1
-    return f"blocks.{index}.{rest}"
 
 
 def test_golden_block(golden: Any) -> None:

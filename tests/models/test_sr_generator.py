@@ -13,26 +13,9 @@ from lvgan.errors import ConfigError
 from lvgan.models.resample import FrameResampler, stack_context
 from lvgan.models.sr_generator import SrGenerator, SynthesisLayer, modulated_conv2d
 from lvgan.models.sr_schedule import SrLayer
+from lvgan.official.names import sr_generator_name as our_name
+from lvgan.official.names import sr_layer_name as our_layer_name
 from tests.helpers import assert_close_to_max
-
-
-def our_layer_name(name: str) -> str:
-    """The reference's name of a layer's tensor -> ours; '' for filters, which are derived."""
-    return {"magnitude_ema": "magnitude.mean_square", "up_filter": "", "down_filter": ""}.get(name, name)
-
-
-def our_name(name: str) -> str:
-    """The reference's name of a tensor -> ours; '' where we derive it."""
-    room, _, rest = name.partition(".")
-    if room == "mapping":
-        return rest if rest == "w_avg" else rest.replace("fc", "mapping_layers.")
-    if room == "resamples":
-        return ""
-    layer, _, tensor = rest.partition(".")
-    if layer == "input":
-        return {"weight": "input.weight", "features": "input.waves"}[tensor]
-    ours = our_layer_name(tensor)
-    return f"layers.{layer[1:].split('_')[0]}.{ours}" if ours else ""
 
 
 def load(module: torch.nn.Module, state: dict[str, Tensor], rename: Any) -> None:
@@ -176,7 +159,7 @@ def test_golden_full_size_shapes(golden: Any, pair: str) -> None:
     sizes = [tuple(map(int, part[2:].split("x"))) for part in pair.split("_")]
     with torch.device("meta"):
         generator = SrGenerator(*sizes[0], *sizes[1])
-    wanted = {our_name(k.removeprefix("SG3.")): tuple(v) for k, v in expected["state"].items()}
+    wanted = {our_name(k): tuple(v) for k, v in expected["state"].items()}
     wanted.pop("", None)
     assert {k: tuple(v.shape) for k, v in generator.state_dict().items()} == wanted
     assert sum(p.numel() for p in generator.parameters()) == expected["params"]
