@@ -3,8 +3,9 @@
 Contents (a dict): ``format``, ``version``, ``stage`` ("lr", "sr" or "bundle"), ``step``, ``config``
 (plain values), ``generator`` and ``generator_ema``, ``discriminator``, ``optimizers``, ``ada``, ``data``
 (sizes and fingerprint of the training data), ``loop`` (what the loop keeps: partial means, health,
-roll-backs), ``provenance`` (the checkpoint that the run started from), ``versions``. A bundle holds ``lr``
-and ``sr``, each the part of a checkpoint that sampling needs.
+roll-backs), ``provenance`` (the checkpoint that the run started from, or whose weights these are), ``licence``
+(a reminder, where others' terms hold), ``versions``. A bundle holds ``lr`` and ``sr``, each the part of a
+checkpoint that sampling needs. A ``.safetensors`` file (:mod:`lvgan.weight_file`) holds one of these parts.
 """
 
 from __future__ import annotations
@@ -16,17 +17,20 @@ import pickle
 import re
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lvgan import weight_file
 from lvgan.errors import CheckpointError, DamagedCheckpointError, MachineError
 from lvgan.version import __version__
 
 FORMAT = "lvgan-checkpoint"
 VERSION = 1
 _READ = 16 << 20  # bytes
+EXPORT_RECORD = "lvgan.json"  # in a TorchScript export, among its extra files
 _KEPT_IN_BUNDLE = ("format", "version", "stage", "step", "config", "generator_ema", "data", "versions")
 
 
@@ -82,7 +86,7 @@ def load(path: Path, stage: str | None = None) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; nothing in the file is executed.
 
     Args:
-        path: a ``.pt`` file.
+        path: a ``.pt`` or ``.safetensors`` file.
         stage: "lr", "sr" or "bundle" where only that will do.
 
     Raises:
@@ -93,11 +97,14 @@ def load(path: Path, stage: str | None = None) -> dict[str, Any]:
         raise CheckpointError(f"{path} is a folder, but a checkpoint file was expected; name a .pt file or a run")
     try:
         with path.open("rb") as file:
-            head = file.read(4)
-        if head != b"PK\x03\x04":
+            head = file.read(9)
+        if weight_file.is_weight_file(head):
+            checkpoint: Any = {"format": FORMAT, **weight_file.read(path)}
+        elif head[:4] != b"PK\x03\x04":
             raise _foreign(path, head)
-        verify(path)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            verify(path)
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}; check the path") from None
     except OSError as error:
@@ -110,7 +117,7 @@ def load(path: Path, stage: str | None = None) -> dict[str, Any]:
             "it was refused: only checkpoints written by lvgan are read"
         ) from error
     except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
-        raise _damaged(path) from error
+        raise _exported(path) or _damaged(path) from error
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
         raise CheckpointError(f"{path} is a torch file, but not a checkpoint written by lvgan; name one from a run")
     if not isinstance(checkpoint.get("version"), int) or checkpoint["version"] > VERSION:
@@ -170,11 +177,26 @@ def _damaged(path: Path) -> CheckpointError:
     return DamagedCheckpointError(f"{path} is damaged or cut short; use another checkpoint of the run")
 
 
+def _exported(path: Path) -> CheckpointError | None:
+    """What to say of a TorchScript export, which torch cannot load as a checkpoint."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if not any(name.endswith(f"/extra/{EXPORT_RECORD}") for name in archive.namelist()):
+                return None
+    except (OSError, zipfile.BadZipFile, ValueError):
+        return None
+    return CheckpointError(
+        f"{path} is a network exported as TorchScript, for other software; name the checkpoint that it was made from"
+    )
+
+
 def _foreign(path: Path, head: bytes) -> CheckpointError:
     if head[:1] == b"\x80":
         what = "a plain pickle, which could run code when loaded, so it was refused"
     elif not head:
         what = "empty"
+    elif path.suffix == ".onnx":
+        what = "a network exported as ONNX, for other software"
     else:
         what = "not a checkpoint"
     return CheckpointError(f"{path} is {what}; a .pt file written by lvgan was expected")
@@ -186,6 +208,11 @@ def stage_name(stage: str) -> str:
     return names.get(stage, "a bundle of both networks")
 
 
+def network_name(stage: str) -> str:
+    """How messages call the generator of a stage."""
+    return {"lr": "the low-resolution generator", "sr": "the super-resolution generator"}[stage]
+
+
 def bundle(lr: dict[str, Any], sr: dict[str, Any]) -> dict[str, Any]:
     """One file that holds what sampling needs of both stages.
 
@@ -193,8 +220,31 @@ def bundle(lr: dict[str, Any], sr: dict[str, Any]) -> dict[str, Any]:
         CheckpointError: the two do not fit together.
     """
     check_pair(lr, sr)
-    parts = {name: {key: part[key] for key in _KEPT_IN_BUNDLE} for name, part in (("lr", lr), ("sr", sr))}
+    pair = (("lr", lr), ("sr", sr))
+    parts = {name: {key: part[key] for key in _KEPT_IN_BUNDLE} | origin(part) for name, part in pair}
     return new_checkpoint("bundle", **parts)
+
+
+def origin(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a checkpoint's weights are from and whose terms hold for them, as far as it says: for what is made of it."""
+    found = {key: part[key] for key in ("provenance", "licence") if part.get(key)}
+    if licence_of(part):
+        found["licence"] = licence_of(part)
+    return found
+
+
+def licence_of(part: Mapping[str, Any]) -> str:
+    """The licence reminder of a checkpoint, or of the one that its run started from; empty if there is none."""
+    started_from = part.get("provenance")
+    inherited = started_from.get("licence") if isinstance(started_from, Mapping) else None
+    return str(part.get("licence") or inherited or "")
+
+
+def parts_of(checkpoint: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The parts of a checkpoint by stage: one, or a bundle's two."""
+    if checkpoint["stage"] == "bundle":
+        return {"lr": checkpoint["lr"], "sr": checkpoint["sr"]}
+    return {checkpoint["stage"]: checkpoint}
 
 
 def check_pair(lr: dict[str, Any], sr: dict[str, Any]) -> None:
@@ -256,14 +306,25 @@ def set_aside(path: Path) -> None:
         path.rename(path.with_name(path.name + ".damaged"))
 
 
-def find(path: Path) -> Path:
+def published(folder: Path) -> dict[str, Path]:
+    """The generators of a folder as `lvgan hub` lays it out, by stage: ``lr.safetensors`` and ``sr.safetensors``."""
+    files = {stage: folder / f"{stage}.safetensors" for stage in ("lr", "sr")}
+    return {stage: file for stage, file in files.items() if file.is_file()}
+
+
+def find(path: Path, stage: str = "lr") -> Path:
     """The checkpoint file that `path` names: itself, or the newest one of a run's folder.
+
+    A folder of the Hub's layout has two: the one of `stage` is meant.
 
     Raises:
         CheckpointError: a folder without checkpoints.
     """
     if not path.is_dir():
         return path
+    files = published(path)
+    if files:
+        return files.get(stage) or next(iter(files.values()))
     for folder in (path / "checkpoints", path):
         intact, _ = checkpoints_in(folder)
         if intact:
@@ -280,12 +341,15 @@ def find_pair(path: Path, sr: Path | None) -> tuple[Path, Path | None]:
     Raises:
         CheckpointError: a folder without checkpoints.
     """
+    files = published(path) if path.is_dir() else {}
+    if "lr" in files:
+        return files["lr"], files.get("sr") if sr is None else find(sr, "sr")
     if path.is_dir() and not (path / "checkpoints").is_dir():
         runs = path / "runs" if (path / "runs").is_dir() else path
         newest = {stage: _newest_run(runs, stage) for stage in ("lr", "sr")}
         if newest["lr"] is not None:
-            return newest["lr"], newest["sr"] if sr is None else find(sr)
-    return find(path), None if sr is None else find(sr)
+            return newest["lr"], newest["sr"] if sr is None else find(sr, "sr")
+    return find(path), None if sr is None else find(sr, "sr")
 
 
 def _newest_run(runs: Path, stage: str) -> Path | None:
