@@ -104,8 +104,11 @@ def load(path: Path, stage: str | None = None) -> dict[str, Any]:
             raise _foreign(path, head)
         else:
             verify(path)
+            _refuse_torchscript(path)
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
+        if str(path).startswith("hf:"):
+            raise CheckpointError(f"{path} is on the Hub; fetch it first, with `lvgan hub pull`") from None
         raise CheckpointError(f"there is no checkpoint {path}; check the path") from None
     except OSError as error:
         if error.errno == errno.EINVAL:  # torch's word for an archive that is cut short
@@ -117,7 +120,7 @@ def load(path: Path, stage: str | None = None) -> dict[str, Any]:
             "it was refused: only checkpoints written by lvgan are read"
         ) from error
     except (RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
-        raise _exported(path) or _damaged(path) from error
+        raise _damaged(path) from error
     if not isinstance(checkpoint, dict) or checkpoint.get("format") != FORMAT:
         raise CheckpointError(f"{path} is a torch file, but not a checkpoint written by lvgan; name one from a run")
     if not isinstance(checkpoint.get("version"), int) or checkpoint["version"] > VERSION:
@@ -177,16 +180,12 @@ def _damaged(path: Path) -> CheckpointError:
     return DamagedCheckpointError(f"{path} is damaged or cut short; use another checkpoint of the run")
 
 
-def _exported(path: Path) -> CheckpointError | None:
-    """What to say of a TorchScript export, which torch cannot load as a checkpoint."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if not any(name.endswith(f"/extra/{EXPORT_RECORD}") for name in archive.namelist()):
-                return None
-    except (OSError, zipfile.BadZipFile, ValueError):
-        return None
-    return CheckpointError(
-        f"{path} is a network exported as TorchScript, for other software; name the checkpoint that it was made from"
+def _refuse_torchscript(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        if not any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            return
+    raise CheckpointError(
+        f"{path} is a TorchScript file, which holds a network for other software; name the checkpoint of a run"
     )
 
 
@@ -196,7 +195,7 @@ def _foreign(path: Path, head: bytes) -> CheckpointError:
     elif not head:
         what = "empty"
     elif path.suffix == ".onnx":
-        what = "a network exported as ONNX, for other software"
+        what = "an ONNX file, which holds a network for other software"
     else:
         what = "not a checkpoint"
     return CheckpointError(f"{path} is {what}; a .pt file written by lvgan was expected")
@@ -206,11 +205,6 @@ def stage_name(stage: str) -> str:
     """How messages call a checkpoint's kind."""
     names = {"lr": "a low-resolution checkpoint", "sr": "a super-resolution checkpoint"}
     return names.get(stage, "a bundle of both networks")
-
-
-def network_name(stage: str) -> str:
-    """How messages call the generator of a stage."""
-    return {"lr": "the low-resolution generator", "sr": "the super-resolution generator"}[stage]
 
 
 def bundle(lr: dict[str, Any], sr: dict[str, Any]) -> dict[str, Any]:
@@ -226,7 +220,7 @@ def bundle(lr: dict[str, Any], sr: dict[str, Any]) -> dict[str, Any]:
 
 
 def origin(part: Mapping[str, Any]) -> dict[str, Any]:
-    """Where a checkpoint's weights are from and whose terms hold for them, as far as it says: for what is made of it."""
+    """Where a checkpoint's weights are from and whose terms hold for them, as far as it says."""
     found = {key: part[key] for key in ("provenance", "licence") if part.get(key)}
     if licence_of(part):
         found["licence"] = licence_of(part)

@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
-from lvgan.cli import app, bench, data, doctor, evaluate, export, footage, generate, ops, prepare, quickstart, runs, train
+from lvgan.cli import (
+    app,
+    bench,
+    data,
+    doctor,
+    evaluate,
+    export,
+    footage,
+    generate,
+    hub,
+    inspect,
+    ops,
+    prepare,
+    quickstart,
+    runs,
+    train,
+)
 
-for group in (quickstart, footage, prepare, data, train, runs, generate, export, evaluate, bench, ops, doctor):
+for group in (
+    quickstart, footage, prepare, data, train, runs, generate, inspect, export, hub, evaluate, bench, ops, doctor,
+):  # fmt: skip
     group.register(app)

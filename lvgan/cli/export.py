@@ -21,17 +21,18 @@ def export(
 ) -> None:
     """Write a generator as safetensors, TorchScript or ONNX.
 
-    TorchScript and ONNX files have fixed shapes and need no lvgan. Each file is run and compared with the network before
-    it is put in its place. Only the averaged generators can be exported.
+    TorchScript and ONNX files have fixed shapes and need no lvgan. Each file is run and compared with the network
+    before it is put in its place. Only the averaged generators can be exported.
     """
     from lvgan import checkpoint as ckpt
-    from lvgan.export import formats
+    from lvgan.export import formats, networks
+    from lvgan.files import check_new
 
-    formats.check_output(output, overwrite)
+    check_new(output, overwrite)
     path = ckpt.find(checkpoint, part or "lr")
     chosen = choose(ckpt.load(path), path, part)
     made = formats.export(chosen, str(path), output, kind, batch=batch, frames=frames, overwrite=overwrite)
-    typer.echo(f"{output}: {ckpt.network_name(chosen['stage'])} as {kind}, {output.stat().st_size / 1e6:.1f} MB")
+    typer.echo(f"{output}: {networks.network_name(chosen['stage'])} as {kind}, {output.stat().st_size / 1e6:.1f} MB")
     if kind == "safetensors":
         typer.echo("checked: read back, every tensor has the same bits")
         typer.echo(f'next: lvgan inspect {output}; in Python, lvgan.load("{output}")')
@@ -39,7 +40,7 @@ def export(
         allowed = formats.TOLERANCE * made.largest
         how = "by ONNX Runtime" if kind == "onnx" else "in a process without lvgan"
         typer.echo(f"checked: run {how}, largest difference {made.difference:.1e} (allowed {allowed:.1e})")
-        for line in formats.contract(made.record):
+        for line in networks.contract(made.record):
             typer.echo(f"  {line}")
         typer.echo("the same is in the file's metadata; lvgan inspect shows it")
     if made.record.get("licence") or chosen.get("licence"):
@@ -62,7 +63,9 @@ def choose(loaded: dict, path: Path, part: str | None) -> dict:
         )
     parts = ckpt.parts_of(loaded)
     if part is None and len(parts) > 1:
-        raise ConfigError(f"{path} is a bundle of two networks and a file holds one; choose with --part lr or --part sr")
+        raise ConfigError(
+            f"{path} is a bundle of two networks and a file holds one; choose with --part lr or --part sr"
+        )
     if part is not None and part not in parts:
         raise ConfigError(f"{path} is {ckpt.stage_name(loaded['stage'])}, which has no part {part}; leave --part out")
     return parts[part or next(iter(parts))]

@@ -23,9 +23,9 @@ from torch import Tensor
 from lvgan import checkpoint as ckpt
 from lvgan import weight_file
 from lvgan.errors import CheckpointError, ConfigError, MachineError
-from lvgan.export.networks import Exportable, exportable
+from lvgan.export.networks import Exportable, contract, exportable
 from lvgan.export.plain_ops import PlainOps
-from lvgan.files import write_whole
+from lvgan.files import check_new, write_whole
 
 FORMATS = ("safetensors", "torchscript", "onnx")
 TOLERANCE = 1e-4  # of the largest value
@@ -70,10 +70,12 @@ def export(
     """
     if kind not in FORMATS:
         raise ConfigError(f"--format {kind} was given, but one of {', '.join(FORMATS)} was expected")
-    check_output(path, overwrite)
+    check_new(path, overwrite)
     if kind == "safetensors":
         if batch is not None or frames is not None:
-            raise ConfigError("--batch and --frames were given, but safetensors holds weights of no fixed size; leave them out")
+            raise ConfigError(
+                "--batch and --frames were given, but safetensors holds weights of no fixed size; leave them out"
+            )
         return _export_weights(part, name, path)
     if kind == "onnx":
         _need_onnx()
@@ -94,14 +96,6 @@ def export(
     return Exported(what.record, differences[0], max(float(np.abs(e).max()) for e in expected))
 
 
-def check_output(path: Path, overwrite: bool) -> None:
-    """Refuse (ConfigError) to write over a folder, or over a file unless it is meant."""
-    if path.is_dir():
-        raise ConfigError(f"{path} is a folder, but a file to write was expected; give it a name")
-    if path.exists() and not overwrite:
-        raise ConfigError(f"{path} exists already; give another name, or replace it with --overwrite")
-
-
 def compare(made: list[NDArray[np.float32]], expected: list[NDArray[np.float32]], name: str) -> float:
     """The largest difference.
 
@@ -110,7 +104,9 @@ def compare(made: list[NDArray[np.float32]], expected: list[NDArray[np.float32]]
     """
     largest = max(float(np.abs(e).max()) for e in expected)
     if not np.isfinite(largest):
-        raise CheckpointError(f"{name} makes values that are not finite, so nothing was written; use another checkpoint")
+        raise CheckpointError(
+            f"{name} makes values that are not finite, so nothing was written; use another checkpoint"
+        )
     if [m.shape for m in made] != [e.shape for e in expected]:
         raise CheckpointError(f"the export of {name} makes another shape than the network, so it was not written")
     difference = max(float(np.abs(m - e).max()) for m, e in zip(made, expected, strict=True))
@@ -161,20 +157,19 @@ def _torchscript(what: Exportable) -> bytes:
 def _onnx(what: Exportable) -> bytes:
     import onnx
 
-    buffer = io.BytesIO()
     names = [given.name for given in what.inputs]
-    with _tracing():
+    with tempfile.TemporaryDirectory(prefix="lvgan-export-") as folder, _tracing():
+        path = Path(folder) / "network.onnx"
         torch.onnx.export(
             what.fixed,
             what.examples(0),
-            buffer,
+            path,
             dynamo=False,  # its successor cannot take operators apart that it does not know, and needs onnxscript
             opset_version=OPSET,
             input_names=names,
             output_names=["video"],
         )
-    model = onnx.load_model_from_string(buffer.getvalue())
-    del buffer
+        model = onnx.load_model(str(path))
     model.producer_name = "lvgan"
     model.doc_string = "\n".join(contract(what.record))
     onnx.helper.set_model_props(model, {METADATA_KEY: _text(what)})
@@ -187,22 +182,10 @@ def _text(what: Exportable) -> str:
     return json.dumps(what.record, ensure_ascii=False)
 
 
-def contract(record: Mapping[str, Any]) -> list[str]:
-    """Inputs and outputs of an exported network, a line each."""
-    lines = []
-    for direction, key in (("input ", "inputs"), ("output", "outputs")):
-        for item in record[key]:
-            shape = ", ".join(map(str, item["shape"]))
-            lines.append(f"{direction} {item['name']:<7} float32 [{shape}]  {item['meaning']}; {item['values']}")
-    return lines
-
-
 def _need_onnx() -> None:
     missing = [module for module in ("onnx", "onnxruntime") if find_spec(module) is None]
     if missing:
-        raise MachineError(
-            f"ONNX files need {' and '.join(missing)}, not installed here; pip install 'lvgan[export]'"
-        )
+        raise MachineError(f"ONNX files need {' and '.join(missing)}, not installed here; pip install 'lvgan[export]'")
 
 
 def run_onnx(path: Path, examples: list[tuple[Tensor, ...]]) -> list[NDArray[np.float32]]:
@@ -238,7 +221,10 @@ def run_torchscript(path: Path, examples: list[tuple[Tensor, ...]]) -> list[NDAr
     """What a TorchScript file makes of two examples, in a fresh process that knows torch but not lvgan."""
     with tempfile.TemporaryDirectory(prefix="lvgan-export-") as folder:
         inputs, outputs = Path(folder) / "in.npz", Path(folder) / "out.npz"
-        np.savez(inputs, **{f"{n}.{i}": t.numpy() for n, given in enumerate(examples) for i, t in enumerate(given)})
+        arrays: dict[str, Any] = {
+            f"{n}.{i}": t.numpy() for n, given in enumerate(examples) for i, t in enumerate(given)
+        }
+        np.savez(inputs, **arrays)
         command = [sys.executable, "-c", _CHILD, str(path.absolute()), str(inputs), str(outputs)]
         result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if result.returncode:

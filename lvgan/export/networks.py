@@ -21,7 +21,8 @@ from lvgan.models.sr_generator import SrGenerator
 FORMAT = "lvgan-export"
 VERSION = 1
 _NORMAL = "independent N(0, 1) numbers"
-_COLOURS = "nominally -1 to 1; the byte is floor(x * 127.5 + 128), limited to 0 ... 255"
+_MADE = "nominally -1 to 1; the byte is floor(x * 127.5 + 128), limited to 0 ... 255"
+_GIVEN = "as the low-resolution network makes them, or byte * 2 / 255 - 1"
 
 
 class LrSegment(nn.Module):
@@ -118,16 +119,18 @@ def exportable(part: Mapping[str, Any], name: str, batch: int, frames: int | Non
             )
         before, after = network.noise_margin(frames)
         shape = (batch, network.noise_channels, before + frames + after)
-        meaning = f"noise of frames t - {before} ... t + {frames + after - 1} for video of frames t ... t + {frames - 1}"
+        meaning = (
+            f"noise of frames t - {before} ... t + {frames + after - 1} for video of frames t ... t + {frames - 1}"
+        )
         inputs: tuple[Input, ...] = (Input("noise", shape, _NORMAL, f"{meaning}; t a multiple of {scale}"),)
         margins = {"noise_before": before, "noise_after": after, "time_scale": scale}
         fixed = LrSegment(network, frames)
     else:
         context = network.context
-        shape = (batch, network.channels, frames + 2 * context, *network.lr_size)
+        low = (batch, network.channels, frames + 2 * context, *network.lr_size)
         inputs = (
             Input("z", (batch, network.z_dim), _NORMAL, "the latent: the same for all frames of a video"),
-            Input("frames", shape, _COLOURS, f"low resolution, with {context} frames before and after those to be made"),
+            Input("frames", low, _GIVEN, f"low resolution, with {context} frames before and after those to be made"),
         )
         margins = {"context": context}
         fixed = SrClip(network)
@@ -143,9 +146,24 @@ def exportable(part: Mapping[str, Any], name: str, batch: int, frames: int | Non
         **margins,
         "fps": cfg.frame_rate(config),
         "inputs": [vars(given) for given in inputs],
-        "outputs": [{"name": "video", "shape": output, "values": _COLOURS, "meaning": "RGB (or grey) video"}],
+        "outputs": [{"name": "video", "shape": output, "values": _MADE, "meaning": "RGB (or grey) video"}],
         "config": part["config"],
         "versions": part["versions"],
         **ckpt.origin(part),
     }
     return Exportable(network, fixed.eval().requires_grad_(False), inputs, output, record)
+
+
+def contract(record: Mapping[str, Any]) -> list[str]:
+    """Inputs and outputs of an exported network, a line each."""
+    lines = []
+    for direction, key in (("input ", "inputs"), ("output", "outputs")):
+        for item in record[key]:
+            shape = ", ".join(map(str, item["shape"]))
+            lines.append(f"{direction} {item['name']:<7} float32 [{shape}]  {item['meaning']}; {item['values']}")
+    return lines
+
+
+def network_name(stage: str) -> str:
+    """How messages call the generator of a stage."""
+    return {"lr": "the low-resolution generator", "sr": "the super-resolution generator"}[stage]
