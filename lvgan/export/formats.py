@@ -142,7 +142,7 @@ def _tracing() -> Iterator[None]:
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", DeprecationWarning)
         warnings.filterwarnings("ignore", "You are using the legacy TorchScript-based ONNX export", DeprecationWarning)
         warnings.filterwarnings("ignore", "The feature will be removed", DeprecationWarning)
-        warnings.filterwarnings("ignore", "Constant folding - Only steps=1", UserWarning)  # done when it is loaded
+        warnings.filterwarnings("ignore", "Constant folding - Only steps=1", UserWarning)  # of how a padding is flipped
         yield
 
 
@@ -168,6 +168,7 @@ def _onnx(what: Exportable) -> bytes:
             opset_version=OPSET,
             input_names=names,
             output_names=["video"],
+            do_constant_folding=False,  # it would keep weights twice; whoever loads the file does it
         )
         model = onnx.load_model(str(path))
     model.producer_name = "lvgan"
