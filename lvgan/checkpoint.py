@@ -3,8 +3,9 @@
 Contents (a dict): ``format``, ``version``, ``stage`` ("lr", "sr" or "bundle"), ``step``, ``config``
 (plain values), ``generator`` and ``generator_ema``, ``discriminator``, ``optimizers``, ``ada``, ``data``
 (sizes and fingerprint of the training data), ``loop`` (what the loop keeps: partial means, health,
-roll-backs), ``provenance`` (the checkpoint that the run started from), ``versions``. A bundle holds ``lr``
-and ``sr``, each the part of a checkpoint that sampling needs.
+roll-backs), ``provenance`` (the checkpoint that the run started from, or whose weights these are), ``licence``
+(a reminder, where others' terms hold), ``versions``. A bundle holds ``lr`` and ``sr``, each the part of a
+checkpoint that sampling needs. A ``.safetensors`` file (:mod:`lvgan.weight_file`) holds one of these parts.
 """
 
 from __future__ import annotations
@@ -16,17 +17,20 @@ import pickle
 import re
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lvgan import weight_file
 from lvgan.errors import CheckpointError, DamagedCheckpointError, MachineError
 from lvgan.version import __version__
 
 FORMAT = "lvgan-checkpoint"
 VERSION = 1
 _READ = 16 << 20  # bytes
+EXPORT_RECORD = "lvgan.json"  # in a TorchScript export, among its extra files
 _KEPT_IN_BUNDLE = ("format", "version", "stage", "step", "config", "generator_ema", "data", "versions")
 
 
@@ -82,7 +86,7 @@ def load(path: Path, stage: str | None = None) -> dict[str, Any]:
     """Read a checkpoint onto the CPU; nothing in the file is executed.
 
     Args:
-        path: a ``.pt`` file.
+        path: a ``.pt`` or ``.safetensors`` file.
         stage: "lr", "sr" or "bundle" where only that will do.
 
     Raises:
@@ -93,12 +97,18 @@ def load(path: Path, stage: str | None = None) -> dict[str, Any]:
         raise CheckpointError(f"{path} is a folder, but a checkpoint file was expected; name a .pt file or a run")
     try:
         with path.open("rb") as file:
-            head = file.read(4)
-        if head != b"PK\x03\x04":
+            head = file.read(9)
+        if weight_file.is_weight_file(head):
+            checkpoint: Any = {"format": FORMAT, **weight_file.read(path)}
+        elif head[:4] != b"PK\x03\x04":
             raise _foreign(path, head)
-        verify(path)
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            verify(path)
+            _refuse_torchscript(path)
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
+        if str(path).startswith("hf:"):
+            raise CheckpointError(f"{path} is on the Hub; fetch it first, with `lvgan hub pull`") from None
         raise CheckpointError(f"there is no checkpoint {path}; check the path") from None
     except OSError as error:
         if error.errno == errno.EINVAL:  # torch's word for an archive that is cut short
@@ -170,12 +180,23 @@ def _damaged(path: Path) -> CheckpointError:
     return DamagedCheckpointError(f"{path} is damaged or cut short; use another checkpoint of the run")
 
 
+def _refuse_torchscript(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        if not any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            return
+    raise CheckpointError(
+        f"{path} is a TorchScript file, which holds a network for other software; name the checkpoint of a run"
+    )
+
+
 def _foreign(path: Path, head: bytes) -> CheckpointError:
     if head[:1] == b"\x80":
         return CheckpointError(
             f"{path} is a plain pickle, which could run code when loaded, so it was refused; "
-            "a .pt file written by lvgan was expected"
+            "a .pt file written by lvgan was expected (`lvgan import-official` reads the published ones)"
         )
+    if path.suffix == ".onnx":
+        return CheckpointError(f"{path} is an ONNX file, for other software; name the checkpoint that it came from")
     # What a power cut or a full disk makes of a checkpoint too: nothing, or zeros.
     what = "empty" if not head else "not a checkpoint"
     return DamagedCheckpointError(f"{path} is {what}; a .pt file written by lvgan was expected")
@@ -205,8 +226,31 @@ def bundle(lr: dict[str, Any], sr: dict[str, Any]) -> dict[str, Any]:
         CheckpointError: the two do not fit together.
     """
     check_pair(lr, sr)
-    parts = {name: {key: part[key] for key in _KEPT_IN_BUNDLE} for name, part in (("lr", lr), ("sr", sr))}
+    pair = (("lr", lr), ("sr", sr))
+    parts = {name: {key: part[key] for key in _KEPT_IN_BUNDLE} | origin(part) for name, part in pair}
     return new_checkpoint("bundle", **parts)
+
+
+def origin(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Where a checkpoint's weights are from and whose terms hold for them, as far as it says."""
+    found = {key: part[key] for key in ("provenance", "licence") if part.get(key)}
+    if licence_of(part):
+        found["licence"] = licence_of(part)
+    return found
+
+
+def licence_of(part: Mapping[str, Any]) -> str:
+    """The licence reminder of a checkpoint, or of the one that its run started from; empty if there is none."""
+    started_from = part.get("provenance")
+    inherited = started_from.get("licence") if isinstance(started_from, Mapping) else None
+    return str(part.get("licence") or inherited or "")
+
+
+def parts_of(checkpoint: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The parts of a checkpoint by stage: one, or a bundle's two."""
+    if checkpoint["stage"] == "bundle":
+        return {"lr": checkpoint["lr"], "sr": checkpoint["sr"]}
+    return {checkpoint["stage"]: checkpoint}
 
 
 def check_pair(lr: dict[str, Any], sr: dict[str, Any]) -> None:
@@ -268,14 +312,25 @@ def set_aside(path: Path) -> None:
         path.rename(path.with_name(path.name + ".damaged"))
 
 
-def find(path: Path) -> Path:
+def published(folder: Path) -> dict[str, Path]:
+    """The generators of a folder as `lvgan hub` lays it out, by stage: ``lr.safetensors`` and ``sr.safetensors``."""
+    files = {stage: folder / f"{stage}.safetensors" for stage in ("lr", "sr")}
+    return {stage: file for stage, file in files.items() if file.is_file()}
+
+
+def find(path: Path, stage: str = "lr") -> Path:
     """The checkpoint file that `path` names: itself, or the newest one of a run's folder.
+
+    A folder of the Hub's layout has two: the one of `stage` is meant.
 
     Raises:
         CheckpointError: a folder without checkpoints.
     """
     if not path.is_dir():
         return path
+    files = published(path)
+    if files:
+        return files.get(stage) or next(iter(files.values()))
     for folder in (path / "checkpoints", path):
         intact, _ = checkpoints_in(folder)
         if intact:
@@ -292,12 +347,15 @@ def find_pair(path: Path, sr: Path | None) -> tuple[Path, Path | None]:
     Raises:
         CheckpointError: a folder without checkpoints.
     """
+    files = published(path) if path.is_dir() else {}
+    if "lr" in files:
+        return files["lr"], files.get("sr") if sr is None else find(sr, "sr")
     if path.is_dir() and not (path / "checkpoints").is_dir():
         runs = path / "runs" if (path / "runs").is_dir() else path
         newest = {stage: _newest_run(runs, stage) for stage in ("lr", "sr")}
         if newest["lr"] is not None:
-            return newest["lr"], newest["sr"] if sr is None else find(sr)
-    return find(path), None if sr is None else find(sr)
+            return newest["lr"], newest["sr"] if sr is None else find(sr, "sr")
+    return find(path), None if sr is None else find(sr, "sr")
 
 
 def _newest_run(runs: Path, stage: str) -> Path | None:

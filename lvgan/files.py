@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from lvgan.errors import MachineError
+from lvgan.errors import ConfigError, MachineError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -60,6 +60,14 @@ def write_whole(path: str | os.PathLike[str], fill: Callable[[BinaryIO], object]
         if error.errno in _FULL:
             raise disk_full(target) from error
         raise MachineError(f"{target} cannot be written ({error.strerror or error}): give another place") from error
+
+
+def check_new(path: Path, overwrite: bool) -> None:
+    """Refuse (ConfigError) to write where a folder is, or over a file unless `overwrite` is meant."""
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder, but a file to write was expected; give it a name")
+    if path.exists() and not overwrite:
+        raise ConfigError(f"{path} exists already; give another name, or replace it with --overwrite")
 
 
 def content_hash(path: Path) -> str:

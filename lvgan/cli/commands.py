@@ -8,9 +8,12 @@ from lvgan.cli import (
     data,
     doctor,
     evaluate,
+    export,
     footage,
     generate,
+    hub,
     import_official,
+    inspect,
     ops,
     prepare,
     quickstart,
@@ -19,6 +22,7 @@ from lvgan.cli import (
 )
 
 for group in (
-    quickstart, footage, prepare, data, train, runs, import_official, generate, evaluate, bench, ops, doctor,
+    quickstart, footage, prepare, data, train, runs, import_official, generate, inspect, export, hub, evaluate, bench,
+    ops, doctor,
 ):  # fmt: skip
     group.register(app)

@@ -1,4 +1,4 @@
-"""``lvgan sample``, ``upscale``, ``bundle`` and ``inspect``."""
+"""``lvgan sample``, ``upscale`` and ``bundle``."""
 
 from __future__ import annotations
 
@@ -225,48 +225,16 @@ def bundle(
     lr: Annotated[Path, typer.Argument(help="Low-resolution checkpoint or run.", show_default=False)],
     sr: Annotated[Path, typer.Argument(help="Super-resolution checkpoint or run.", show_default=False)],
     output: Annotated[Path, typer.Option("-o", "--output", help="FILE.pt", show_default=False)],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
     """Put both generators into one file."""
     from lvgan import checkpoint as ckpt
+    from lvgan.files import check_new
 
-    parts = ckpt.load(ckpt.find(lr), "lr"), ckpt.load(ckpt.find(sr), "sr")
+    check_new(output, overwrite)
+    parts = ckpt.load(ckpt.find(lr), "lr"), ckpt.load(ckpt.find(sr, "sr"), "sr")
     ckpt.save(output, ckpt.bundle(*parts))
     typer.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB; next: lvgan sample {output} -n 600 -o v.mp4")
-
-
-def inspect(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint, run or bundle.", show_default=False)],
-) -> None:
-    """Say what a checkpoint holds."""
-    from lvgan import checkpoint as ckpt
-
-    path = ckpt.find(checkpoint)
-    loaded = ckpt.load(path)
-    typer.echo(f"{path}: {ckpt.stage_name(loaded['stage'])}, {path.stat().st_size / 1e6:.1f} MB")
-    for part in (loaded["lr"], loaded["sr"]) if loaded["stage"] == "bundle" else (loaded,):
-        _describe(part)
-
-
-def _describe(part: dict[str, Any]) -> None:
-    import yaml
-
-    data, training = part["config"]["data"], part["config"]["training"]
-    generator = sum(tensor.numel() for tensor in part["generator_ema"].values())
-    typer.echo(f"  stage          {part['stage']}")
-    typer.echo(f"  step           {part['step']} of {training['steps']}")
-    typer.echo(
-        f"  frames         {data['lr']} -> {data['hr']}" if part["stage"] == "sr" else f"  frames         {data['lr']}"
-    )
-    typer.echo(f"  generator      {generator:,} values")
-    if "discriminator" in part:
-        typer.echo(f"  discriminator  {sum(tensor.numel() for tensor in part['discriminator'].values()):,} values")
-    if part.get("ada"):
-        typer.echo(f"  augmentation   p = {part['ada'].get('p', 0):.4f}")
-    typer.echo(f"  data           {data['path']} ({part['data']['fingerprint'][:12]})")
-    typer.echo("  written by     " + ", ".join(f"{k} {v}" for k, v in part["versions"].items()))
-    typer.echo("  configuration")
-    text = yaml.safe_dump(part["config"], sort_keys=False, default_flow_style=None, width=100)
-    typer.echo("".join(f"    {line}\n" for line in text.splitlines()), nl=False)
 
 
 def register(app: typer.Typer) -> None:
@@ -274,4 +242,3 @@ def register(app: typer.Typer) -> None:
     app.command()(sample)
     app.command()(upscale)
     app.command()(bundle)
-    app.command()(inspect)

@@ -82,7 +82,7 @@ class UpscaledSource:
     """
 
     def __init__(self, path: Path, device: torch.device, label: str, low: StoredSource | None = None) -> None:
-        self._file = ckpt.find(path)
+        self._file = ckpt.find(path, "sr")
         self.generator, low_size = load_sr(self._file, device)
         if low is None:
             loaded = ckpt.load(self._file)

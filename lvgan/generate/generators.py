@@ -53,7 +53,7 @@ def load_generators(path: Path, sr_path: Path | None, device: torch.device) -> G
                 "give it as --sr, or use `lvgan upscale`"
             )
         lr_part = loaded
-        sr_path = None if sr_path is None else ckpt.find(sr_path)
+        sr_path = None if sr_path is None else ckpt.find(sr_path, "sr")
         sr_part = None if sr_path is None else ckpt.load(sr_path, "sr")
         if sr_part is not None:
             ckpt.check_pair(lr_part, sr_part)
@@ -67,7 +67,7 @@ def load_generators(path: Path, sr_path: Path | None, device: torch.device) -> G
 
 def load_sr(path: Path, device: torch.device) -> tuple[SrGenerator, Size]:
     """A super-resolution generator (also out of a bundle) and the size of its input frames."""
-    path = ckpt.find(path)
+    path = ckpt.find(path, "sr")
     loaded = ckpt.load(path)
     part = loaded["sr"] if loaded["stage"] == "bundle" else loaded
     if part["stage"] != "sr":

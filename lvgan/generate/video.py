@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lvgan import hub
 from lvgan.data.encoding import open_writer
 from lvgan.device import pick_device
 from lvgan.errors import ConfigError
@@ -35,10 +36,11 @@ def load(
     device: str = "auto",
     memory_mb: float = 512,
 ) -> Video:
-    """The endless video of a low-resolution checkpoint, a run, a folder of runs or a bundle.
+    """The endless video of a low-resolution checkpoint, a run, a folder of runs, a bundle or a published world.
 
     Args:
-        path: what `lvgan sample` takes.
+        path: what `lvgan sample` takes (``.pt`` or ``.safetensors``), or ``hf://owner/name[@revision]`` on the
+            Hugging Face Hub (with the extra ``lvgan[hub]``).
         sr: super-resolution checkpoint or run, if `path` holds none.
         seed: 0 … 2**64 - 1; another seed is another world. It chooses the noise, and the latent of the
             super-resolution.
@@ -50,11 +52,17 @@ def load(
     Raises:
         CheckpointError: no such file, damaged, of the wrong stage, or a pair that does not fit.
         ConfigError: an impossible seed, truncation or device.
+        MachineError: a package is missing, or the Hub cannot be reached.
     """
     target = pick_device(device)
-    generators = load_generators(Path(path), None if sr is None else Path(sr), target)
+    generators = load_generators(_local(path), None if sr is None else _local(sr), target)
     native.activate(target, lambda message: None)
     return Video(generators, seed=seed, noise=noise, truncation=truncation, memory_mb=memory_mb)
+
+
+def _local(path: str | os.PathLike[str]) -> Path:
+    """A path, or the folder that an address on the Hub was fetched to."""
+    return hub.download(path) if isinstance(path, str) and path.startswith(hub.SCHEME) else Path(path)
 
 
 class Video:

@@ -306,7 +306,11 @@ class LrGenerator(Network):
         expected = sum(self.noise_margin(frames)) + frames
         if frames < 1 or noise.shape[-1] != expected:
             raise ValueError(f"noise must have {expected} frames for {frames} of video, got {noise.shape[-1]}")
-        pyramid = self.latent_pyramid(self.latents(noise), frames)
+        return self.synthesis(self.latents(noise), frames, update_ema=update_ema)
+
+    def synthesis(self, w: Tensor, frames: int, *, update_ema: bool = False) -> Tensor:
+        """As :meth:`forward`, with the latents ``[N, embedding_frames, latent]`` of :meth:`latents`."""
+        pyramid = self.latent_pyramid(w, frames)
         lengths = [length for _, length in self.lengths(frames)]
         start = self.input(pyramid[0]).transpose(1, 2)[..., None, None]
         x = (start + self.constant.to(start.dtype)) * math.sqrt(0.5)  # [N, C, T, h, w]
