@@ -288,6 +288,7 @@ class _Loop:
             self.saved = step
             return
         try:
+            self._restore_folder()
             self._write(self._checkpoint())
         except MachineError as error:
             if last:
@@ -295,6 +296,16 @@ class _Loop:
             interval = self.settings.checkpoint_every
             self.say(f"step {step}: {error} (training goes on; the next try is at step {step + interval})")
             self._log({"event": "checkpoint not written", "culprit": str(error)})
+
+    def _restore_folder(self) -> None:
+        """A run without its configuration could not go on: put it back if somebody has deleted the folder."""
+        if self.run.config_file.exists():
+            return
+        self.run.create(self.task.config)
+        if self.log is not None:
+            self.log.close()
+            self.log = self._open_log()
+        self.say(f"step {self.trainer.step}: {self.run.folder} was deleted; it is there again, with a new log")
 
     def _write(self, checkpoint: dict[str, Any]) -> None:
         folder = self.run.checkpoint_folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -349,6 +350,22 @@ def test_old_checkpoints_are_deleted_but_those_protected(tmp_path) -> None:
         "lr-step-000010.pt",
         "lr-step-000012.pt",
     ]
+
+
+def test_a_run_whose_folder_is_deleted_can_still_go_on(tmp_path) -> None:
+    run, said = Run(tmp_path / "run"), []
+
+    class Deleting(ToyTask):
+        def real(self, step: int):
+            if step == 7:
+                shutil.rmtree(run.folder)
+            return super().real(step)
+
+    train(Deleting(_config()), run, progress=False, say=said.append)
+    assert [line.partition(":")[0] for line in said if "deleted" in line] == ["step 10"]
+    assert run.config() == _config()
+    assert [line["step"] for line in read_log(run.folder / "log.jsonl")] == [11, 12]
+    assert train(ToyTask(_config(steps=14)), run, progress=False) == 14
 
 
 def test_fewer_checkpoints_stay_from_the_start(tmp_path, monkeypatch) -> None:
