@@ -1,7 +1,8 @@
 // upfirdn2d by a factor of 2 with 4 taps on the CPU: along both axes, or along columns alone.
 //
 // What the networks resample with, at frames so small that the rings and copies of the general way cost more
-// than the sums. An output row is a sum of input rows where they lie, then filtered along itself.
+// than the sums. Downsampled, an output row is a sum of input rows where they lie, then filtered along itself;
+// upsampled, it is a sum of two input rows that were filtered before, each once.
 #pragma once
 
 #include "upfirdn2d_cpu.h"
@@ -69,17 +70,26 @@ class TwofoldTask {
     }
     line_ = Buffer<A>(end - begin);
     start_ = -begin;
-    zeros_ = Buffer<A>(x_.inputs);
+    zeros_ = Buffer<A>(std::max(x_.inputs, x_.outputs));
+    if (!op.full && y_.up == 2) filtered_ = Buffer<A>(2 * x_.outputs);
   }
 
   void run(int64_t plane, int64_t begin, int64_t end, bool) const {
     const A* image = reinterpret_cast<const A*>(op_.x) + plane / op_.channels * op_.stride_n +
                      plane % op_.channels * op_.stride_c;
     A* out = reinterpret_cast<A*>(op_.y) + (plane * y_.outputs + begin) * x_.outputs;
+    int64_t held[] = {-1, -1};
     for (int64_t o = begin; o < end; ++o, out += x_.outputs) {
-      A* sum = op_.full ? out : line_.get() + start_;
-      sum_rows(sum, image, o);
-      if (!op_.full) filter_row(out);
+      if (op_.full) {
+        sum_rows(out, image, o);
+      } else if (y_.down == 2) {
+        sum_rows(line_.get() + start_, image, o);
+        filter_row(out);
+      } else {
+        const int64_t i = y_.first(o);
+        const A* p = filtered(image, i, held);
+        sum_2(out, p, filtered(image, i + 1, held), y_taps_[o % 2], x_.outputs);
+      }
     }
   }
 
@@ -92,6 +102,18 @@ class TwofoldTask {
 
   const A* row(const A* image, int64_t i) const {
     return i >= 0 && i < y_.inputs ? image + i * op_.stride_h : zeros_.get();
+  }
+
+  // Input row i, filtered along itself; `held` says which two are there.
+  const A* filtered(const A* image, int64_t i, int64_t* held) const {
+    if (i < 0 || i >= y_.inputs) return zeros_.get();
+    A* target = filtered_.get() + i % 2 * x_.outputs;
+    if (held[i % 2] != i) {
+      std::copy(image + i * op_.stride_h, image + i * op_.stride_h + x_.inputs, line_.get() + start_);
+      filter_row(target);
+      held[i % 2] = i;
+    }
+    return target;
   }
 
   void sum_rows(A* out, const A* image, int64_t o) const {
@@ -111,7 +133,7 @@ class TwofoldTask {
   Axis x_, y_;
   A x_taps_[2][4], y_taps_[2][4];  // by output phase
   int64_t start_;
-  Buffer<A> line_, zeros_;
+  Buffer<A> line_, zeros_, filtered_;
 };
 
 }  // namespace lvgan
