@@ -206,7 +206,7 @@ def detectors(
 ) -> None:
     """Which feature networks are here, where they come from, and under which licence."""
     from lvgan.errors import ConfigError
-    from lvgan.evaluation.detectors import KNOWN, fetch_detector, file_hash, known_path, recorded_hash
+    from lvgan.evaluation.detectors import KNOWN, UNCHECKED, fetch_detector, file_hash, known_path, recorded_hash
 
     wanted = list(fetch or [])
     for name in wanted:
@@ -217,6 +217,7 @@ def detectors(
     for name in wanted:
         path = fetch_detector(KNOWN[name], sha256=sha256)
         typer.echo(f"fetched {path}, SHA-256 {recorded_hash(path)} ({KNOWN[name].licence})")
+    typer.echo(f"{UNCHECKED[0].upper()}{UNCHECKED[1:]}.")
     for name, known in KNOWN.items():
         path = known_path(known)
         typer.echo(f"{name}: {known.network}\n  licence: {known.licence}\n  from {known.url}\n  at {path}")

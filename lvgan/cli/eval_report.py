@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from lvgan.evaluation.protocol import Score
     from lvgan.evaluation.report import Film, Part, Picture, Section
     from lvgan.evaluation.sources import ClipSource
     from lvgan.training.runs import Run
@@ -35,7 +36,10 @@ def report(
     ] = None,
     scores: Annotated[
         list[Path] | None,
-        typer.Option(help="Scores (.json) to show; may be given often.", show_default="RUN/eval/*.json"),
+        typer.Option(
+            help="Scores (.json) to show; may be given often.",
+            show_default="RUN/eval/*.json, and those of eval/*.json that are of this run",
+        ),
     ] = None,
     clips: Annotated[int, typer.Option(help="Sample clips.")] = 4,
     frames: Annotated[int, typer.Option(help="Frames a clip.")] = 96,
@@ -45,7 +49,7 @@ def report(
 ) -> None:
     """Make one HTML page of a run: scores with their protocols, plots, clips, training curves, settings.
 
-    It needs no other file and no network, and reads on a phone. `lvgan eval` writes the scores into RUN/eval.
+    It needs no other file and no network, and reads on a phone. `lvgan eval` writes scores into RUN/eval or eval.
     """
     from lvgan.device import pick_device
     from lvgan.errors import ConfigError
@@ -87,15 +91,21 @@ def _scores(run: Path, named: list[Path] | None) -> Iterator[Section]:
     from lvgan.evaluation.protocol import read_scores
     from lvgan.evaluation.report import Note, Picture, Pictures, Scores, Section
 
-    files = named if named else sorted((run / "eval").glob("*.json"))
-    found = []
-    for file in files:
+    own = sorted((run / "eval").glob("*.json"))
+    beside = [file for file in sorted(Path("eval").glob("*.json")) if file.resolve() not in [o.resolve() for o in own]]
+    found, files = [], []
+    for file in named or [*own, *beside]:
         try:
-            found += read_scores(file)
+            scores = read_scores(file)
         except DataError as error:
             if named:
                 raise
-            typer.echo(f"left out: {error}", err=True)
+            if file in own:
+                typer.echo(f"left out: {error}", err=True)
+            continue
+        if named or file in own or any(_is_of(score, run) for score in scores):
+            found += scores
+            files.append(file)
     parts: list[Part] = [Scores(found)] if found else [Note("No scores yet: `lvgan eval` measures them.")]
     plots = [
         Picture(picture.read_bytes(), picture.stem.replace("-", " ")) for file in files for picture in _plots_of(file)
@@ -103,6 +113,12 @@ def _scores(run: Path, named: list[Path] | None) -> Iterator[Section]:
     if plots:
         parts.append(Pictures(plots, plots=True))
     yield Section("Scores", parts)
+
+
+def _is_of(score: Score, run: Path) -> bool:
+    """A checkpoint of this run took part."""
+    parts = (score.model.get("checkpoint"), score.model.get("super_resolution"))
+    return any(isinstance(part, str) and Path(part).resolve().is_relative_to(run.resolve()) for part in parts)
 
 
 def _plots_of(file: Path) -> list[Path]:

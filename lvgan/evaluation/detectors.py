@@ -31,7 +31,7 @@ Network = Callable[[np.ndarray], np.ndarray]  # uint8 [N, T, H, W, C] to float [
 
 @dataclass(frozen=True)
 class KnownDetector:
-    """A public TorchScript file: where it is from, and on what terms.
+    """A public TorchScript file: where it is from, and on what terms, neither of which was checked.
 
     No SHA-256 is known for certain: what arrives is recorded when it is fetched, and checked at every use since.
     """
@@ -65,6 +65,10 @@ KNOWN = {
         ),
     )
 }
+UNCHECKED = (
+    "link and licence are from memory and were not checked, and no SHA-256 is known: give the one that you trust with "
+    "--sha256, or compare the one that is told when it is fetched"
+)
 REPEATABLE = 1e-3  # of the largest feature: more than rounding, less than any randomness that matters
 DEFAULT = {"clips": "i3d", "frames": "inception"}
 
@@ -195,7 +199,7 @@ def missing_text(known: KnownDetector) -> str:
     return (
         f"the detector {known.name} is not on this machine: {known.file} ({known.network}; {known.licence}) is at "
         f"{known.url} and belongs at {known_path(known)}; put it there, let `lvgan eval detectors --fetch "
-        f"{known.name}` do that, or name another with --detector"
+        f"{known.name}` do that, or name another with --detector ({UNCHECKED})"
     )
 
 

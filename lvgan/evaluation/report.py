@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,7 +101,9 @@ class Section:
 # What each metric says: its name for people, and how to read it.
 METRICS: Mapping[str, tuple[str, str]] = {
     "fvd": ("FVD", "Fréchet video distance; lower is better."),
+    "kvd": ("Kernel video distance", "MMD of clips; lower is better, 0 and a little below are no difference."),
     "fid": ("FID", "Fréchet distance of frames; lower is better."),
+    "kid": ("KID", "MMD of frames; lower is better, 0 and a little below are no difference."),
     "color similarity area": ("Colour over time: distance to footage", "Lower is better; 0 is footage's own curve."),
     "drift-gap": ("Drift: distance to footage", "Lower is better; mean difference of the two drift curves."),
     "motion-gap": ("Motion: distance to footage", "Lower is better; 1 is twice (or half) as much change."),
@@ -229,7 +232,7 @@ def _cards(scores: Sequence[Score]) -> Iterator[list[Score]]:
     """Scores that may stand side by side: of one metric and one protocol, in the order of METRICS."""
     order = {metric: place for place, metric in enumerate(METRICS)}
     cards: list[list[Score]] = []
-    for score in sorted(scores, key=lambda score: order.get(score.metric, len(order))):
+    for score in sorted(scores, key=lambda score: order.get(_kind(score.metric), len(order))):
         same = (c for c in cards if c[0].metric == score.metric and not difference(c[0].protocol, score.protocol))
         card = next(same, None)
         if card is None:
@@ -239,8 +242,28 @@ def _cards(scores: Sequence[Score]) -> Iterator[list[Score]]:
     return iter(cards)
 
 
+_VARIANT = re.compile(r"(?P<kind>fvd|kvd|fid|kid)(?:_(?P<frames>\d+))?(?:_stride_(?P<stride>\d+))?(?P<inf>_inf)?")
+
+
+def _kind(metric: str) -> str:
+    """The entry of METRICS: fvd for fvd_128_stride_8_inf."""
+    found = _VARIANT.fullmatch(metric)
+    return found["kind"] if found else metric
+
+
+def _names(metric: str) -> tuple[str, str]:
+    """What a metric is called, and how it is read."""
+    name, meaning = METRICS.get(_kind(metric), (metric, ""))
+    found = _VARIANT.fullmatch(metric)
+    if found is None:
+        return name, meaning
+    name += f" of {found['frames']} frames" if found["frames"] else ""
+    name += f", one in {found['stride']}" if found["stride"] else ""
+    return name, meaning + (" Extrapolated to endless samples." if found["inf"] else "")
+
+
 def _card(scores: Sequence[Score]) -> str:
-    name, meaning = METRICS.get(scores[0].metric, (scores[0].metric, ""))
+    name, meaning = _names(scores[0].metric)
     text = f"<article><h3>{_text(name)}</h3><p>{_text(meaning)}</p>"
     for score in scores:
         said = "".join(f'<p class="said">{_text(sentence)}</p>' for sentence in _sentences(score))

@@ -103,6 +103,7 @@ def test_mistakes_are_sentences(place: Path) -> None:
 
 def test_detectors_are_listed(place: Path) -> None:
     out, _ = run("detectors")
+    assert out.startswith("Link and licence are from memory and were not checked, and no SHA-256 is known")
     assert "i3d:" in out
     assert "licence: " in out
     assert "missing; get it with `lvgan eval detectors --fetch inception`" in out

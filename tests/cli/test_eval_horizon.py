@@ -17,7 +17,8 @@ from lvgan.cli import app, commands  # noqa: F401
 from lvgan.data.info import VideoInfo
 from lvgan.data.video import probe
 from lvgan.errors import ConfigError, DataError
-from lvgan.evaluation.protocol import read_scores
+from lvgan.evaluation.protocol import Score, read_scores, record, write_scores
+from lvgan.evaluation.sources import FunctionSource
 from lvgan.training.runs import Run
 from tests import checkpoints
 from tests.evaluation.footage import loop, scene
@@ -112,11 +113,20 @@ def test_a_report_of_a_run(tmp_path: Path) -> None:
     lvgan("horizon", "footage=a.npy", checkpoint, "--frames", "100", "--dense", "100", "--videos", "1",
           "-o", "runs/lr-0001/eval", "--device", "cpu")  # fmt: skip
     (run.folder / "eval" / "notes.json").write_text("{}")
+    Path("eval").mkdir()
+    for name, place in (("mine", checkpoint), ("another", "runs/lr-0002/checkpoints/lr-step-000020.pt")):
+        made = FunctionSource(name, lambda index, frames, seed: scene(frames), {"checkpoint": place})
+        score = Score("fvd_16", 3, protocol=record("fvd_16", sources={"model": made}, clips=9, frames=16))
+        write_scores(f"eval/{name}.json", [score])
+    Path("eval/broken.json").write_text("{")
     said = lvgan("report", "runs/lr-0001", "-o", "r <1>.html", "--clips", "2", "--frames", "12", "--horizon", "300",
                  "--device", "cpu")  # fmt: skip
     assert "wrote r <1>.html" in said
     text = Path("r <1>.html").read_text("utf-8")
     assert "Drift: distance to footage" in text
+    assert text.count("FVD of 16 frames") == 1  # of this run
+    assert ">mine<" in text
+    assert "broken" not in said
     assert "noise_channels" in text  # the configuration
     films = embedded(text, "video/mp4")
     assert len(films) == 2

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lvgan.errors import DataError
-from lvgan.evaluation import color, native_color
+from lvgan.evaluation import color
 from lvgan.evaluation.color import (
     CurveAccumulator,
     SimilarityCurve,
@@ -275,19 +275,6 @@ def test_every_byte_is_counted_in_its_bin(compiled: SharedPixels, bins: int) -> 
             frames[channel + 1, 0, :, channel] = np.arange(256)
         expected = [256, *[own.count(own[byte])] * 3]
         assert compiled(frames, byte_bins(bins) * places[:, None]).tolist() == expected
-
-
-def test_threads_change_nothing(compiled: SharedPixels, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native_color, "SMALL", 0)
-    clip = noise(4, 50, 9, 11, 3)
-    expected = []
-    for frame in clip:  # a histogram of its own, in float64
-        joint = np.floor((frame / 255) * 3 + 0.5) @ [16, 4, 1]
-        expected.append(np.bincount(joint.astype(int).ravel(), minlength=64))
-    shared = [int(np.minimum(expected[0], counts).sum()) for counts in expected]
-    for threads in (1, 2, 5, 16):
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        assert compiled(clip, byte_bins(4) * np.array([16, 4, 1])[:, None]).tolist() == shared
 
 
 def test_without_the_compiled_loop_all_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,16 @@ def test_a_missing_one_is_a_sentence_with_everything(name: str, tmp_path: Path) 
     with pytest.raises(MissingDetectorError) as caught:
         find_detector(None, known.kind)
     text = str(caught.value)
-    for part in (known.file, known.url, known.licence, str(known_path(known)), "Apache-2.0", f"--fetch {name}"):
+    for part in (
+        known.file,
+        known.url,
+        known.licence,
+        str(known_path(known)),
+        "Apache-2.0",
+        f"--fetch {name}",
+        "not checked",
+        "--sha256",
+    ):
         assert part in text
     assert "\n" not in text
     assert str(tmp_path) in text

@@ -248,3 +248,14 @@ def test_a_screenshot_shows_the_page(tmp_path: Path, sections: list[Section], si
     assert (pixels < 90).mean() > 0.01  # its text
     rows = (np.ptp(pixels, axis=1) > 60).mean()
     assert rows > 0.3  # all over the page
+
+
+def test_every_score_has_a_name_that_people_read() -> None:
+    metrics = ["kid", "fid_inf", "fvd_128_stride_8_inf", "kvd_16", "fvd_16"]
+    page = report_page("r", "", [Section("Scores", [Scores([Score(m, 1.0) for m in metrics])])])
+    names = re.findall("<h3>(.*?)</h3>", page)
+    assert names == [
+        "FVD of 128 frames, one in 8", "FVD of 16 frames", "Kernel video distance of 16 frames", "FID", "KID"
+    ]  # fmt: skip
+    assert page.count("Extrapolated to endless samples") == 2
+    assert page.count("lower is better") == 5

@@ -53,19 +53,19 @@ inline void color_counts(const uint8_t* pixel, int64_t pixels, int channels, con
 
 }  // namespace lvgan
 
-// shared[t]: how many pixels of frame t and of the frame `start` fall together. start: [pixels][channels], clip:
-// [frames][pixels][channels], channels 1 or 3; scratch: [2][cells].
-extern "C" __attribute__((visibility("default"), used)) void lvgan_color_shared_with(
-    const uint8_t* start, const uint8_t* clip, int64_t frames, int64_t pixels, int64_t channels, const int32_t* tables,
-    int64_t cells, int32_t* scratch, int64_t* shared) {
+// shared[t]: how many pixels of frame t and of frame 0 fall together. clip: [frames][pixels][channels], channels 1 or 3;
+// scratch: [2][cells].
+extern "C" __attribute__((visibility("default"), used)) void lvgan_color_shared(
+    const uint8_t* clip, int64_t frames, int64_t pixels, int64_t channels, const int32_t* tables, int64_t cells,
+    int32_t* scratch, int64_t* shared) {
   int32_t *first = scratch, *counts = scratch + cells;
   const lvgan::ByteBins bins(tables, channels, cells);
   const lvgan::ByteBins* by = bins.exact ? &bins : nullptr;
-  lvgan::color_counts(start, pixels, int(channels), tables, cells, by, first);
   for (int64_t t = 0; t < frames; ++t) {
-    lvgan::color_counts(clip + t * pixels * channels, pixels, int(channels), tables, cells, by, counts);
+    int32_t* target = t == 0 ? first : counts;
+    lvgan::color_counts(clip + t * pixels * channels, pixels, int(channels), tables, cells, by, target);
     int64_t sum = 0;
-    for (int64_t i = 0; i < cells; ++i) sum += std::min(first[i], counts[i]);
+    for (int64_t i = 0; i < cells; ++i) sum += std::min(first[i], target[i]);
     shared[t] = sum;
   }
 }
