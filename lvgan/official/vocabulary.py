@@ -31,7 +31,7 @@ _OBJECTS = (
 )  # fmt: skip
 _DICTS = ("collections.OrderedDict", "dnnlib.util.EasyDict", "dnnlib.EasyDict", "builtins.dict", "__builtin__.dict")
 _DTYPES = tuple(f"torch.{str(dtype).removeprefix('torch.')}" for dtype in STORAGE_TYPES.values())
-_NUMPY_DTYPES = frozenset("b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8".split())
+_NUMPY_DTYPES = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"])
 
 
 def read(file: BinaryIO, size: int) -> Any:
