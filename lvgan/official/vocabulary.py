@@ -31,10 +31,7 @@ _OBJECTS = (
 )  # fmt: skip
 _DICTS = ("collections.OrderedDict", "dnnlib.util.EasyDict", "dnnlib.EasyDict", "builtins.dict", "__builtin__.dict")
 _DTYPES = tuple(f"torch.{str(dtype).removeprefix('torch.')}" for dtype in STORAGE_TYPES.values())
-_NUMPY_KINDS = "biuf"
-_NUMPY_DTYPES = frozenset(f"{kind}{size}" for kind in _NUMPY_KINDS for size in (1, 2, 4, 8)) & {
-    "b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8",
-}  # fmt: skip
+_NUMPY_DTYPES = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"])
 
 
 def read(file: BinaryIO, size: int) -> Any:
