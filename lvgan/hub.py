@@ -146,7 +146,7 @@ def _mapped(repo: str) -> Iterator[None]:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403):
             raise CheckpointError(
-                f"the Hub does not let this token write to {repo} ({status}); use one with write access to that owner"
+                f"the Hub refuses access to {repo} ({status}); use a token that may read it, or write to push"
             ) from error
         if kinds & {"HTTPError", "OSError", "HFValidationError"}:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -57,6 +57,29 @@ def test_endless(tmp_path: Path) -> None:
     assert max(high - low for low, high in picture.getextrema()) > 20
 
 
+def test_run_onnx(tmp_path: Path) -> None:
+    """Without lvgan, the video of `lvgan sample --seed 3`; the frames cross segments of 16."""
+    from typer.testing import CliRunner
+
+    from lvgan.cli import app, commands  # noqa: F401
+
+    networks = checkpoints.make(tmp_path)
+    for path, frames in zip(networks, ("16", "2"), strict=True):
+        said = ["export", str(path), "--format", "onnx", "--frames", frames, "-o", str(path.with_suffix(".onnx"))]
+        assert CliRunner().invoke(app, said).exit_code == 0
+    code = "import sys; sys.modules['lvgan'] = sys.modules['torch'] = None\n" + (EXAMPLES / "run_onnx.py").read_text()
+    (tmp_path / "alone.py").write_text(code.replace("from __future__ import annotations\n", ""))
+    video = lvgan.load(*networks, seed=3)
+    for output in ("pictures", "v.mp4"):
+        command = [sys.executable, "alone.py", "lr.onnx", "sr.onnx", output, "--start=-7", "--frames=25", "--seed=3"]
+        subprocess.run(command, cwd=tmp_path, check=True, timeout=120)
+    made = np.stack([np.asarray(Image.open(path)) for path in sorted((tmp_path / "pictures").iterdir())])
+    assert made.shape == (25, 32, 32, 3)
+    assert np.abs(made.astype(int) - video[-7:18]).max() <= 1
+    assert np.abs(made.astype(int) - lvgan.load(*networks, seed=4)[-7:18]).max() > 4
+    assert np.abs(decode(tmp_path / "v.mp4", 32, 32).astype(int) - made).mean() < 4
+
+
 def test_crossfade(tmp_path: Path) -> None:
     lr, _ = checkpoints.make(tmp_path)
     run("crossfade.py", lr, cwd=tmp_path)

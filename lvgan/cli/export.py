@@ -31,6 +31,7 @@ def export(
     check_new(output, overwrite)
     path = ckpt.find(checkpoint, part or "lr")
     chosen = choose(ckpt.load(path), path, part)
+    typer.echo(f"exporting {path}; then the file is run and compared", err=True)
     made = formats.export(chosen, str(path), output, kind, batch=batch, frames=frames, overwrite=overwrite)
     typer.echo(f"{output}: {networks.network_name(chosen['stage'])} as {kind}, {output.stat().st_size / 1e6:.1f} MB")
     if kind == "safetensors":

@@ -82,9 +82,12 @@ def export(
         if sum(tensor.nbytes for tensor in part["generator_ema"].values()) > _ONNX_LIMIT:
             raise ConfigError(f"{name} has more weights than an ONNX file holds (2 GB); use --format torchscript")
     what = exportable(part, name, 1 if batch is None else batch, frames)
-    content, run = (_torchscript(what), run_torchscript) if kind == "torchscript" else (_onnx(what), run_onnx)
     examples = [what.examples(seed) for seed in (0, 1)]
     expected = [what.expected(given).numpy() for given in examples]
+    if not all(np.isfinite(e).all() for e in expected):
+        raise CheckpointError(f"{name} makes values that are not finite, so nothing was written; use another one")
+    largest = _largest(expected)
+    content, run = (_torchscript(what), run_torchscript) if kind == "torchscript" else (_onnx(what), run_onnx)
     differences = []
 
     def fill(file: BinaryIO) -> None:
@@ -93,29 +96,29 @@ def export(
         differences.append(compare(run(Path(file.name), examples), expected, name))
 
     write_whole(path, fill)
-    return Exported(what.record, differences[0], max(float(np.abs(e).max()) for e in expected))
+    return Exported(what.record, differences[0], largest)
 
 
 def compare(made: list[NDArray[np.float32]], expected: list[NDArray[np.float32]], name: str) -> float:
     """The largest difference.
 
     Raises:
-        CheckpointError: above the tolerance, of another shape, or of values that are not finite.
+        CheckpointError: above the tolerance, or of another shape.
     """
-    largest = max(float(np.abs(e).max()) for e in expected)
-    if not np.isfinite(largest):
-        raise CheckpointError(
-            f"{name} makes values that are not finite, so nothing was written; use another checkpoint"
-        )
+    largest = _largest(expected)
     if [m.shape for m in made] != [e.shape for e in expected]:
         raise CheckpointError(f"the export of {name} makes another shape than the network, so it was not written")
-    difference = max(float(np.abs(m - e).max()) for m, e in zip(made, expected, strict=True))
+    difference = _largest([m - e for m, e in zip(made, expected, strict=True)])
     if not difference <= TOLERANCE * largest:
         raise CheckpointError(
             f"the export of {name} differs from the network by {difference:.1e} of at most {largest:.2f} (allowed are "
             f"{TOLERANCE:.0e} of that), so it was not written; please report it, and use the checkpoint itself"
         )
     return difference
+
+
+def _largest(arrays: list[NDArray[np.float32]]) -> float:
+    return float(np.max([np.abs(array).max() for array in arrays]))  # NaN, if there is one
 
 
 def _export_weights(part: Mapping[str, Any], name: str, path: Path) -> Exported:
