@@ -206,7 +206,10 @@ class CurveAccumulator:
     def result(self, protocol: dict[str, Any] | None = None) -> SimilarityCurve:
         """The curve so far; `protocol` is added to what the clips themselves tell."""
         if not self._curves:
-            raise DataError(f"{self.label}: no clip was measured: at least one is needed")
+            raise DataError(
+                f"{self.label}: no clip was measured where one or more was expected: give whole or longer footage, as "
+                "all clips that were drawn lie beyond what can be decoded"
+            )
         curves = np.stack(self._curves)
         frames, height, width, channels = self._shape
         record: dict[str, Any] = {
