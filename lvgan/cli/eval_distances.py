@@ -263,9 +263,10 @@ def _kernel(name: str | None, degree: int) -> Any:
 class Reopen:
     """Opens one operand in another process, as it was opened here."""
 
-    def __init__(self, text: str, size: str) -> None:
+    def __init__(self, text: str, size: str, fps: float) -> None:
         self.text = text
         self.size = size
+        self.fps = fps
 
     def __call__(self, device: torch.device) -> ClipSource:
         from lvgan.evaluation.operands import open_operands, parse_all
@@ -274,7 +275,7 @@ class Reopen:
 
         if parse_all([self.text])[0].is_model:
             native.activate(device, lambda _: None)
-        return open_operands([self.text], device, Size.parse(self.size))[0]
+        return open_operands([self.text], device, Size.parse(self.size), self.fps)[0]
 
 
 def _open(texts: Sequence[str], device: torch.device, size: str | None) -> list[Operand]:
@@ -293,7 +294,7 @@ def _open(texts: Sequence[str], device: torch.device, size: str | None) -> list[
     sources = open_operands(texts, device, None if size is None else Size.parse(size))
     common = str(getattr(sources[0], "size", None))
     typer.echo(f"clips of {common}, cut about the centre and resized where they were not (--size chooses another)")
-    return [Operand(source, Reopen(text, common)) for text, source in zip(texts, sources, strict=True)]
+    return [Operand(source, Reopen(text, common, source.fps)) for text, source in zip(texts, sources, strict=True)]
 
 
 def _measure(

@@ -84,7 +84,7 @@ def horizon(
         videos = VIDEOS_ON_CPU if networks and target.type == "cpu" else VIDEOS
     plan = Plan(frames, min(dense, frames), videos, starts, bins, seed, min_lag)
     common = str(getattr(sources[0], "size", None))
-    openers = [Reopen(text, common) for text in named]
+    openers = [Reopen(text, common, source.fps) for text, source in zip(named, sources, strict=True)]
     clips = videos * plan.dense // FRAMES_OF_A_CLIP
     measure(sources, folder or Path("eval"), plan, target, openers, _processes(workers, target, clips))
 

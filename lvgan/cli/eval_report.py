@@ -173,7 +173,7 @@ def _samples(
     except DataError as error:  # footage that a super-resolution network needs may be gone
         yield Section("Samples", [Note(f"No clips: {error}")])
         return
-    parts: list[Part] = [Films(made, f"{frames} frames each, {frames / 30:.1f} s at 30 frames a second.")]
+    parts: list[Part] = [Films(made, f"{frames} frames each, {frames / source.fps:.1f} s at {source.fps:g} frames a second.")]
     with contextlib.suppress(DataError):  # the footage may be elsewhere by now
         footage = ShardSource(data, "footage", source.size)
         parts.append(Films(list(_films(footage, clips, frames, seed)), "Footage, for comparison."))
@@ -181,7 +181,7 @@ def _samples(
     video = next(iter(long_videos(source, 1, frames, 2, seed)))
     last = horizon if video.length is None else min(horizon, video.length - 1)
     strip = list(_strip(video.frames(_spread(last)), _spread(last)))
-    caption = f"One video at frames farther and farther apart, up to frame {last:,} ({_duration(last)})."
+    caption = f"One video at frames farther and farther apart, up to frame {last:,} ({_duration(last / source.fps)})."
     yield Section("A long video", [Pictures(strip, caption)])
 
 
@@ -192,7 +192,7 @@ def _films(source: ClipSource, clips: int, frames: int, seed: int) -> Iterator[F
     with tempfile.TemporaryDirectory() as folder:
         for index, clip in enumerate(source.clips(clips, frames, seed)):
             file = Path(folder) / f"{index}.mp4"
-            with open_writer(file, 30) as writer:
+            with open_writer(file, source.fps) as writer:
                 for frame in clip:
                     writer.write(_enlarged(frame, FILM_SIDE))
             height, width = _enlarged(clip[0], FILM_SIDE).shape[:2]
@@ -229,8 +229,7 @@ def _strip(frames: Iterator[np.ndarray], indices: list[int]) -> Iterator[Picture
         yield Picture(data.getvalue(), f"frame {index}", f"{index:,}", plot=False)
 
 
-def _duration(frames: int) -> str:
-    seconds = frames / 30
+def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
 
 

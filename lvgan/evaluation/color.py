@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lvgan.config import USUAL_FPS
 from lvgan.errors import DataError
 from lvgan.evaluation.native_color import shared_pixels
 from lvgan.evaluation.protocol import COLOR_SIMILARITY, Score, describe, record
@@ -153,6 +154,11 @@ class SimilarityCurve:
     protocol: dict[str, Any]
     per_clip: np.ndarray = field(repr=False)
     real: bool = False
+
+    @property
+    def fps(self) -> float:
+        """Frames a second, as its protocol says, or 30."""
+        return float(self.protocol.get("source", {}).get("fps", USUAL_FPS))
 
 
 class CurveAccumulator:

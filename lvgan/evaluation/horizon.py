@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lvgan.config import USUAL_FPS
 from lvgan.errors import DataError, LvganError, MediaError
 from lvgan.evaluation.color import BINS, color_histogram
 from lvgan.evaluation.features import Opener
@@ -172,6 +173,7 @@ class Horizon:
         times: of the drift curve.
         size: of the frames, HxW.
         real: it is the footage that others are compared with.
+        fps: frames a second.
     """
 
     label: str
@@ -180,6 +182,7 @@ class Horizon:
     times: np.ndarray
     size: str
     real: bool = False
+    fps: float = USUAL_FPS
 
     def drift_curves(self) -> np.ndarray:
         """Mean over the starts of each video, float64 [videos, points]; NaN past its end."""
@@ -254,7 +257,7 @@ def measure_horizon(
                 f"{source.label} holds videos of {tracks[0].size} and {track.size}, whose motion cannot be put "
                 "together; give --size to bring them to one size"
             )
-    return Horizon(source.label, tracks, repetitions, plan.times(), tracks[0].size, real)
+    return Horizon(source.label, tracks, repetitions, plan.times(), tracks[0].size, real, source.fps)
 
 
 Take = Callable[[tuple[int, tuple[Track, Repetition] | LvganError] | None], None]  # a video's number and figures

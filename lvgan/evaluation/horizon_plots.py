@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lvgan.evaluation.horizon import RHYTHM_LAGS, Horizon, rhythm
-from lvgan.evaluation.plots import FPS, INK, MODEL_COLORS, MODEL_DASHES, REAL_DASHES
+from lvgan.evaluation.plots import INK, MODEL_COLORS, MODEL_DASHES, REAL_DASHES
 from lvgan.files import write_whole
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _draw_drift(axes: Axes, horizons: Sequence[Horizon]) -> None:
     axes.set_xscale("log")
     axes.set(xlim=(1, float(max(h.times[-1] for h in horizons))), ylim=(max(0.0, int(lowest * 10 - 0.5) / 10), 1.0))
     axes.set_title("Drift: do colours stay what they were?", loc="left", fontsize=11, color=INK)
-    axes.set_xlabel(f"Frames since the start ({FPS} a second)", color=INK)
+    axes.set_xlabel(f"Frames since the start ({horizons[0].fps:g} a second)", color=INK)
     axes.set_ylabel("Colour similarity\n(mean ± 1 standard deviation)", color=INK)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lvgan.config import USUAL_FPS
 from lvgan.evaluation.horizon import (
     RHYTHM_BLOCK,
     RHYTHM_LAGS,
@@ -25,7 +26,6 @@ from lvgan.evaluation.horizon import (
     rhythm_gap,
     shortest_dense,
 )
-from lvgan.evaluation.plots import FPS
 from lvgan.evaluation.protocol import Score, record
 from lvgan.evaluation.repetition import DISTINCT, FLOOR, NEAR, SPAN, Repetition
 from lvgan.evaluation.sources import ClipSource
@@ -144,7 +144,7 @@ def _repetition_score(horizon: Horizon, protocol: dict[str, Any]) -> Score:
             "frozen": float(found.frozen.mean()),
             "period": found.period,
             "periodic": found.periodic,
-            "sentence": repetition_sentence(found),
+            "sentence": repetition_sentence(found, horizon.fps),
         }
         for track, found in zip(horizon.tracks, horizon.repetitions, strict=True)
     ]
@@ -195,7 +195,7 @@ def _motion_score(horizon: Horizon, protocol: dict[str, Any]) -> Score:
     return Score("motion", value, spread, interval, details, protocol)
 
 
-def repetition_sentence(found: Repetition) -> str:
+def repetition_sentence(found: Repetition, fps: float = USUAL_FPS) -> str:
     """What was found, in words."""
     said = []
     frozen = float(found.frozen.mean())
@@ -206,7 +206,7 @@ def repetition_sentence(found: Repetition) -> str:
         said.append("stands still" if frozen == 1 else where)
     again = found.repeated & ~found.frozen
     if found.period is not None:
-        said.append(f"repeats every {found.period} frames ({found.period / FPS:.1f} s)")
+        said.append(f"repeats every {found.period} frames ({found.period / fps:.1f} s)")
     elif again.mean() >= 0.02:
         lags, counts = np.unique(abs(found.lag[again]), return_counts=True)
         said.append(f"meets {again.mean():.0%} of its moments again, most often after {lags[counts.argmax()]} frames")
@@ -218,14 +218,15 @@ def source_sentence(horizon: Horizon) -> str:
     worst = max(horizon.repetitions, key=lambda found: found.share)
     bad = sum(found.share >= 0.1 for found in horizon.repetitions)
     if len(horizon.repetitions) == 1:
-        return repetition_sentence(worst)
+        return repetition_sentence(worst, horizon.fps)
     if not bad:
         return f"none of {len(horizon.repetitions)} videos repeats itself"
-    return f"{bad} of {len(horizon.repetitions)} videos repeat themselves; the worst {repetition_sentence(worst)}"
+    sentence = repetition_sentence(worst, horizon.fps)
+    return f"{bad} of {len(horizon.repetitions)} videos repeat themselves; the worst {sentence}"
 
 
 def write_horizon_csv(horizons: Sequence[Horizon], path: str | Path) -> None:
-    """Write the drift curves: label, frame, seconds (at 30 fps), mean, std, videos.
+    """Write the drift curves: label, frame, seconds, mean, std, videos.
 
     Raises:
         MachineError: the file cannot be written.
@@ -236,5 +237,5 @@ def write_horizon_csv(horizons: Sequence[Horizon], path: str | Path) -> None:
     for horizon in horizons:
         for t, mean, std, count in zip(horizon.times.tolist(), *(x.tolist() for x in horizon.drift()), strict=True):
             if count:
-                rows.writerow([horizon.label, t, round(t / FPS, 6), mean, std, count])
+                rows.writerow([horizon.label, t, round(t / horizon.fps, 6), mean, std, count])
     write_whole(path, lambda file: file.write(text.getvalue().encode()))

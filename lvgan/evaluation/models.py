@@ -56,6 +56,7 @@ class ModelSource(FunctionSource):
             "super_resolution": str(self._files[1]) if len(self._files) > 1 else None,
         }
         super().__init__(label, make, record)
+        self.fps = self._generators.fps
 
     def video(self, index: int, seed: int) -> Frames:
         """The endless video of which clip `index` is the beginning."""
@@ -96,6 +97,11 @@ class UpscaledSource:
         self.label = label
         self.low = low
         self.native = self.size = Size(*self.generator.size)
+
+    @property
+    def fps(self) -> float:
+        """Frames a second, as the input has."""
+        return self.low.fps
 
     def clips(self, count: int, frames: int, seed: int) -> Iterator[np.ndarray]:
         """At most `count` random clips, uint8 [frames, H, W, 1 or 3]."""

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from lvgan import checkpoint as ckpt
+from lvgan.config import USUAL_FPS
 from lvgan.data.shards import find_resolutions
 from lvgan.data.video import probe
 from lvgan.errors import ConfigError, DataError, MediaError
@@ -30,6 +31,7 @@ from lvgan.evaluation.sources import (
     FrameFolderSource,
     ShardSource,
     StoredSource,
+    StoredVideos,
     VideoSource,
     open_source,
 )
@@ -124,7 +126,9 @@ def parse_all(texts: Sequence[str]) -> list[Operand]:
     return operands
 
 
-def open_operands(texts: Sequence[str], device: torch.device, size: Size | None = None) -> list[ClipSource]:
+def open_operands(
+    texts: Sequence[str], device: torch.device, size: Size | None = None, fps: float | None = None
+) -> list[ClipSource]:
     """A source for each operand, all of one size.
 
     Args:
@@ -132,6 +136,7 @@ def open_operands(texts: Sequence[str], device: torch.device, size: Size | None 
         device: for networks.
         size: that all are fitted to. Where not given, the size of the smallest network; without a network, that of
             the smallest source.
+        fps: that videos are brought to. Where not given, that of the first network or shards, or 30.
 
     Raises:
         ConfigError: an operand that cannot be taken apart, or a label given twice.
@@ -149,7 +154,30 @@ def open_operands(texts: Sequence[str], device: torch.device, size: Size | None 
     opened |= {op.text: _open_stored(op.what, op.label, None) for op in operands if not op.is_model}
     if size is None:
         size = _smallest(sizes or [native_size(source) for source in opened.values()])
-    return [_fitted(operand, opened[operand.text], size) for operand in operands]
+    sources = [_fitted(operand, opened[operand.text], size) for operand in operands]
+    _pace(sources, fps)
+    return sources
+
+
+def _pace(sources: Sequence[ClipSource], fps: float | None) -> None:
+    """Bring videos to the rate of the others, whose frames are what they are."""
+    fixed = [source for source in sources if isinstance(_stored(source), ModelSource | ShardSource)]
+    for source in fixed[1:]:
+        if source.fps != fixed[0].fps:
+            log.warning(
+                "%s has %g frames a second and %s %g: they are compared frame by frame, not second by second",
+                source.label, source.fps, fixed[0].label, fixed[0].fps,
+            )  # fmt: skip
+    rate = fps or (fixed[0].fps if fixed else USUAL_FPS)
+    for source in sources:
+        stored = _stored(source)
+        if isinstance(stored, StoredVideos) and not isinstance(stored, ShardSource):
+            stored.fps = rate
+
+
+def _stored(source: ClipSource) -> ClipSource:
+    """Where its frames are from; super-resolution has the rate of its input."""
+    return source.low if isinstance(source, UpscaledSource) else source
 
 
 def _smallest(sizes: Sequence[Size]) -> Size:

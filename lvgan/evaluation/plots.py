@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FPS = 30  # frames a second of all prepared footage
 INK = "#222222"
 # Okabe and Ito's palette, told apart with any kind of colour vision, without its yellow (too pale on white).
 MODEL_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -109,8 +108,16 @@ def _label(axes: Axes, frames: int, curves: Sequence[SimilarityCurve]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 4, 5, 8, 10]))
     axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
     axes.set_axisbelow(True)
-    seconds = axes.secondary_xaxis("top", functions=(_to_seconds, _to_frames))
-    seconds.set_xlabel(f"Seconds at {FPS} frames a second", color=INK)
+    fps = curves[0].fps
+
+    def to_seconds(t: Any) -> Any:
+        return t / fps
+
+    def to_frames(seconds: Any) -> Any:
+        return seconds * fps
+
+    seconds = axes.secondary_xaxis("top", functions=(to_seconds, to_frames))
+    seconds.set_xlabel(f"Seconds at {fps:g} frames a second", color=INK)
     for spine in (axes.spines["right"], axes.spines["top"]):
         spine.set_visible(False)
     for axis in (axes, seconds):
@@ -127,16 +134,8 @@ def _label(axes: Axes, frames: int, curves: Sequence[SimilarityCurve]) -> None:
         text.set_parse_math(False)  # a $ in a label is a $
 
 
-def _to_seconds(t: Any) -> Any:
-    return t / FPS
-
-
-def _to_frames(seconds: Any) -> Any:
-    return seconds * FPS
-
-
 def write_curves_csv(curves: Sequence[SimilarityCurve], path: str | os.PathLike[str]) -> None:
-    """Write one row a curve and frame: label, frame, seconds (at 30 fps), mean, std, clips.
+    """Write one row a curve and frame: label, frame, seconds, mean, std, clips.
 
     Raises:
         MachineError: the file cannot be written.
@@ -146,7 +145,7 @@ def write_curves_csv(curves: Sequence[SimilarityCurve], path: str | os.PathLike[
     rows.writerow(["label", "frame", "seconds", "mean", "std", "clips"])
     for curve in curves:
         for t, (mean, std) in enumerate(zip(curve.mean.tolist(), curve.std.tolist(), strict=True)):
-            rows.writerow([curve.label, t, round(t / FPS, 6), mean, std, curve.clips])
+            rows.writerow([curve.label, t, round(t / curve.fps, 6), mean, std, curve.clips])
     write_whole(path, lambda file: file.write(text.getvalue().encode()))
 
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from lvgan.evaluation.sources import ClipSource
 
 FORMAT = 1  # of the files
-FPS = 30
 FIT = "centre cut to the aspect ratio, Lanczos"  # how every source is brought to the size
 COLOR_SIMILARITY = "color similarity"
 MODEL = "model"  # the role of what is evaluated: the one source that may differ between comparable scores
@@ -80,7 +79,7 @@ def describe(source: ClipSource) -> dict[str, Any]:
     """Label, kind, path, fingerprint, size, frames a second ... of a source; JSON values only."""
     sizes = {"size": getattr(source, "size", None), "native_size": getattr(source, "native", None)}
     known = {key: str(size) for key, size in sizes.items() if size is not None}
-    return {"label": source.label, **source.describe(), **known, "fps": FPS, "fit": FIT}
+    return {"label": source.label, **source.describe(), **known, "fps": source.fps, "fit": FIT}
 
 
 def versions() -> dict[str, str]:

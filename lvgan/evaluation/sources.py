@@ -19,6 +19,8 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+from lvgan.config import USUAL_FPS
+from lvgan.data.dataset import stored_fps
 from lvgan.data.shards import ShardFolder, find_resolutions
 from lvgan.data.video import measure_duration, probe, read_frames
 from lvgan.errors import DataError, MediaError
@@ -32,7 +34,6 @@ Numbered = tuple[int, np.ndarray]
 
 log = logging.getLogger(__name__)
 
-FPS = 30  # videos are brought to this rate, as `prepare` does
 VIDEO_SUFFIXES = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".gif"}
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg"}
 EIGHT_BIT_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
@@ -44,6 +45,10 @@ class ClipSource(Protocol):
     @property
     def label(self) -> str:
         """Name in plots and tables."""
+
+    @property
+    def fps(self) -> float:
+        """Frames a second; 30 where nothing says how many."""
 
     def clips(self, count: int, frames: int, seed: int) -> Iterator[np.ndarray]:
         """At most `count` random clips, uint8 [frames, H, W, 3]."""
@@ -65,6 +70,7 @@ class FunctionSource:
         self, label: str, make: Callable[[int, int, int], np.ndarray], record: Mapping[str, Any] | None = None
     ) -> None:
         self.label = label
+        self.fps = USUAL_FPS
         self._make = make
         self._record = dict(record or {})
 
@@ -120,6 +126,7 @@ class StoredVideos(ABC):
         self.path = Path(path)
         self.label = label or (self.path.stem if self.path.is_file() else self.path.name) or str(self.path)
         self.size = size
+        self.fps = USUAL_FPS
         self.native: Size | None = None  # before it was fitted, where known
         self._drawn: dict[str, Any] = {}
         self._fingerprint: str | None = None
@@ -345,6 +352,7 @@ class ShardSource(IndexedSource):
         size = size or list(folders)[-1]
         super().__init__(path, label, fit or size)
         self.native = size
+        self.fps = stored_fps(folders[size].parent) or USUAL_FPS
         self._shards = ShardFolder(folders[size], size)
         self._clips = list(self._shards.clips.values())
 
@@ -372,7 +380,7 @@ def _shard_folders(path: Path) -> dict[Size, Path]:
 
 
 class VideoSource(StoredVideos):
-    """A video file, or a folder of them, at 30 frames a second; each is decoded once, in order.
+    """A video file, or a folder of them, brought to `fps` frames a second; each is decoded once, in order.
 
     Clips come sorted by video and start rather than by their number.
 
@@ -396,13 +404,13 @@ class VideoSource(StoredVideos):
         return [self._length(path, frames) for path in self.files]
 
     def _length(self, path: Path, frames: int) -> int:
-        """Frames at 30 a second; 0 for one bad file among others, which is told and left out."""
+        """Frames at `fps` a second; 0 for one bad file among others, which is told and left out."""
         try:
             info = probe(path)
             self._codecs.add(info.codec or "unknown")
             duration = measure_duration(path) if info.duration is None else info.duration
-            length = round(duration * FPS)
-            if abs(length - frames) <= FPS:  # headers are not exact, and here it matters
+            length = round(duration * self.fps)
+            if abs(length - frames) <= self.fps:  # headers are not exact, and here it matters
                 length = sum(1 for _ in self.decode(path))
             return length
         except MediaError as error:
@@ -413,7 +421,7 @@ class VideoSource(StoredVideos):
 
     def decode(self, path: Path) -> Generator[np.ndarray, None, None]:
         """Frames [H, W, 3] in order."""
-        with read_frames(path, None if self.size is None else [self.size], fps=FPS) as reader:
+        with read_frames(path, None if self.size is None else [self.size], fps=self.fps) as reader:
             for (frame,) in reader:
                 yield frame
 

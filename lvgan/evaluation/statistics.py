@@ -22,7 +22,7 @@ from lvgan.evaluation.features import Features, Wish
 from lvgan.evaluation.sources import ClipSource, StoredSource
 from lvgan.files import write_whole
 
-FORMAT = 2  # of the files, and of how clips are chosen: another one is not read
+FORMAT = 3  # of the files, and of how clips are chosen: another one is not read
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def cache_file(source: ClipSource, detector: Detector, wish: Wish) -> Path | Non
     key = {
         "format": FORMAT,
         # Neither label nor path: footage may move.
-        "source": [source.kind, source.describe()["fingerprint"], str(source.size), source.stamp()],
+        "source": [source.kind, source.describe()["fingerprint"], str(source.size), source.fps, source.stamp()],
         "clips": [wish.clips, wish.frames, wish.stride, wish.seed],
         "detector": detector.describe(),
     }
