@@ -173,7 +173,8 @@ def _samples(
     except DataError as error:  # footage that a super-resolution network needs may be gone
         yield Section("Samples", [Note(f"No clips: {error}")])
         return
-    parts: list[Part] = [Films(made, f"{frames} frames each, {frames / source.fps:.1f} s at {source.fps:g} frames a second.")]
+    rate = f"{frames / source.fps:.1f} s at {source.fps:g} frames a second"
+    parts: list[Part] = [Films(made, f"{frames} frames each, {rate}.")]
     with contextlib.suppress(DataError):  # the footage may be elsewhere by now
         footage = ShardSource(data, "footage", source.size)
         parts.append(Films(list(_films(footage, clips, frames, seed)), "Footage, for comparison."))

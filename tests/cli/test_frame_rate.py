@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -46,3 +48,18 @@ def test_shards_without_a_manifest_play_at_30(tmp_path: Path, monkeypatch: pytes
     run("train-lr", "out", *TINY, "--steps", 0)
     run("sample", "runs/lr-0001", "-n", 8, "-o", "v.mp4")
     assert probe(Path("v.mp4")).fps == 30
+
+
+def test_evaluation_keeps_to_the_rate_of_the_footage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A video of 30 frames a second beside footage of 10: every third of its frames."""
+    monkeypatch.chdir(tmp_path)
+    make_video(Path("raw/a.mp4"), size="32x32", frames=120)
+    run("prepare", "raw", "out", "--lr", "16x16", "--hr", "32x32", "--fps", 10)
+    run("eval", "color-sim", "out", "video=raw/a.mp4", "--frames", 40, "--size", "32x32", "-o", "eval")
+    rows = list(csv.DictReader(Path("eval/color-sim.csv").read_text("utf-8").splitlines()))
+    means = {label: [float(row["mean"]) for row in rows if row["label"] == label] for label in ("out", "video")}
+    assert len(means["out"]) == len(means["video"]) == 40
+    assert means["video"] == pytest.approx(means["out"], abs=0.05)  # JPEG moves some colours to the next bin
+    assert [float(row["seconds"]) for row in rows[:3]] == pytest.approx([0, 0.1, 0.2])
+    curves = json.loads(Path("eval/color-sim.json").read_text("utf-8"))["curves"]
+    assert [curve["protocol"]["source"]["fps"] for curve in curves] == [10, 10]
