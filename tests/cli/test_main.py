@@ -6,7 +6,6 @@ import os
 import pickle
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -44,16 +43,6 @@ def test_help_imports_nothing_heavy() -> None:
     code = f"import sys; from lvgan.cli import commands; print([m for m in {heavy!r}.split() if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
-
-
-def test_help_is_quick() -> None:
-    times = []
-    for _ in range(5):
-        started = time.perf_counter()
-        lvgan("--help")
-        times.append(time.perf_counter() - started)
-    # The promise is 0.3 s; a loaded machine gets some slack, an import of torch (1 s and more) none.
-    assert min(times) < 0.6
 
 
 def test_unknown_command_and_option() -> None:
