@@ -134,9 +134,8 @@ def _resample(
     starts, banded = _tiles(taps, up, down, offset, outputs)
     before, after = max(0, -starts[0]), max(0, starts[-1] + len(banded) - inputs)
     x = F.pad(x, [*rows_too, before, after])
-    matrix = torch.from_numpy(banded).to(x)
-    if axis == 2:
-        matrix = torch.from_numpy(np.ascontiguousarray(banded.T)).to(x)
+    # A constant of the trace, which moves to another device with the file (`map_location`); `.to(x)` would not.
+    matrix = torch.from_numpy(banded if axis == 3 else np.ascontiguousarray(banded.T))
     made = []
     for start in starts:
         part = x.narrow(axis, start + before, len(banded))

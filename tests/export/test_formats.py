@@ -81,6 +81,9 @@ def test_torchscript_in_a_process_without_lvgan(exports: Exports, tmp_path: Path
     )
     subprocess.run([sys.executable, "-c", code, folder / name], cwd=tmp_path, check=True, timeout=100)
     made, expected = torch.load(tmp_path / "out.pt"), _ours(folder / f"{name[:2]}.pt", given, frames)
+    with zipfile.ZipFile(folder / name) as archive:
+        code = b"".join(archive.read(n) for n in archive.namelist() if n.endswith(".py"))
+    assert code.count(b"torch.device(") <= 1  # of a scalar: all else follows `map_location`
     assert list(made.shape) == output
     assert (made - expected).abs().max() <= 1e-5 * expected.abs().max()
 
