@@ -168,6 +168,7 @@ def test_damaged_and_foreign_weight_files(exports: Exports, tmp_path: Path) -> N
         (("lr.pt", "--format", "tflite"), "--format tflite was given"),
         (("lr.pt", "--format", "onnx", "--frames", "0"), "--frames 0 was given"),
         (("sr.pt", "--format", "torchscript", "--batch", "-1"), "--batch -1 was given"),
+        (("sr.pt", "--format", "onnx", "--frames", "1000000"), "--frames 1000000 was given"),
         (("lr.pt", "--format", "onnx", "--frames", "17"), "give --frames 32"),
         (("lr.pt", "--format", "safetensors", "--batch", "2"), "leave them out"),
         (("none.pt", "--format", "onnx"), "there is no checkpoint"),
