@@ -40,8 +40,8 @@ def collect(sources: list[Path]) -> dict[str, Network]:
         ConfigError: two of the same stage.
     """
     found: dict[str, Network] = {}
-    for source in sources:
-        path = ckpt.find(source)
+    files = [list(ckpt.published(source).values()) or [ckpt.find(source)] for source in sources]
+    for source, path in ((source, path) for source, paths in zip(sources, files, strict=True) for path in paths):
         for stage, part in ckpt.parts_of(ckpt.load(path)).items():
             if stage in found:
                 raise ConfigError(f"{source} is another network of {_NAMES[stage]}; give one of each at most")
@@ -220,7 +220,7 @@ def _scores(scores: list[Score]) -> str:
 
 
 def _licence(facts: Mapping[str, Any], licence: str | None) -> str:
-    reminders = list(dict.fromkeys(f["licence"] for f in facts.values() if f["licence"]))
+    reminders = list(dict.fromkeys(_cell(f["licence"]) for f in facts.values() if f["licence"]))
     stated = [f"Published under `{licence}`."] if licence else [] if reminders else [_NO_LICENCE]
     code = "`lvgan` itself is Apache-2.0; that says nothing about weights and footage."
     return "\n\n".join([*stated, *reminders, code])

@@ -34,7 +34,7 @@ def need_safetensors() -> None:
         import safetensors.torch  # noqa: F401
     except ImportError as error:
         raise MachineError(
-            "this needs the package safetensors, which is not installed; pip install 'lvgan[export]'"
+            ".safetensors files need the package safetensors, which is not installed; pip install 'lvgan[export]'"
         ) from error
 
 

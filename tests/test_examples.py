@@ -18,6 +18,7 @@ from tests.clips import decode
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SUBCOMMANDS = "color-sim|compare|fvd|fid|all|detectors|horizon|report|eval|networks|sample|info|verify|resize|data|cuts"
+SUBCOMMANDS += "|push|pull"
 
 
 @pytest.mark.parametrize("stage", ["lr", "sr"])

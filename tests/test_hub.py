@@ -113,6 +113,13 @@ def test_the_files_of_a_dry_run(runs: tuple[Path, Path], tmp_path: Path) -> None
         for name, tensor in original["generator_ema"].items():
             assert torch.equal(pushed["generator_ema"][name], tensor)
         assert pushed["config"]["model"] == original["config"]["model"]
+    lvgan("hub", "push", out, "me/again", "--dry-run", tmp_path / "again")  # the folder is a world, too
+    assert sorted(os.listdir(tmp_path / "again")) == [name for name in names if not name.startswith("preview")]
+    again, first = (ckpt.load(folder / "sr.safetensors") for folder in (tmp_path / "again", out))
+    assert {k: v for k, v in again.items() if k != "generator_ema"} == {
+        k: first[k] for k in again if k != "generator_ema"
+    }
+    shutil.rmtree(tmp_path / "again")
     for path in out.iterdir():
         assert b"someone" not in path.read_bytes(), path
     assert json.loads((out / "config.json").read_text())["lr"]["data"]["path"] == "horses"

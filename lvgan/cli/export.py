@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -44,11 +44,11 @@ def export(
         for line in networks.contract(made.record):
             typer.echo(f"  {line}")
         typer.echo("the same is in the file's metadata; lvgan inspect shows it")
-    if made.record.get("licence") or chosen.get("licence"):
-        typer.echo(f"licence: {made.record.get('licence') or chosen['licence']}")
+    if ckpt.licence_of(chosen):
+        typer.echo(f"licence: {ckpt.licence_of(chosen)}")
 
 
-def choose(loaded: dict, path: Path, part: str | None) -> dict:
+def choose(loaded: dict[str, Any], path: Path, part: str | None) -> dict[str, Any]:
     """The part of a checkpoint that is meant.
 
     Raises:

@@ -190,7 +190,7 @@ def upscale(
         raise ConfigError(f"{video} would be overwritten while it is read; rename it, or choose another --output")
     return_freed_memory()
     target = pick_device(device)
-    path = ckpt.find(checkpoint)
+    path = ckpt.find(checkpoint, "sr")
     generator, size = load_sr(path, target)
     native.activate(target, _say)
     if (info.height, info.width) != size:

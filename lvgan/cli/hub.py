@@ -27,6 +27,7 @@ def push(
     import re
     import tempfile
 
+    from lvgan import checkpoint as ckpt
     from lvgan import hub
     from lvgan.errors import ConfigError
     from lvgan.model_card import collect, lay_out
@@ -34,14 +35,18 @@ def push(
     hub.parse(repo)
     if licence is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", licence):
         raise ConfigError(f"--licence {licence!r} was given, but an identifier such as apache-2.0 was expected")
+    api = hub.api_to_write() if dry_run is None else None
+    networks = collect(sources)
+    for reminder in {ckpt.licence_of(network.part) for network in networks.values()} - {""}:
+        typer.echo(f"licence: {reminder}", err=True)
     if dry_run is not None:
-        names = lay_out(collect(sources), dry_run, repo, licence)
+        names = lay_out(networks, dry_run, repo, licence)
         typer.echo(f"{dry_run}: {', '.join(names)}; nothing was sent")
         typer.echo(f"look at {dry_run / 'README.md'}, then run it without --dry-run")
         return
-    api = hub.api_to_write()
+    assert api is not None
     with tempfile.TemporaryDirectory(prefix="lvgan-hub-") as scratch:
-        names = lay_out(collect(sources), Path(scratch) / "world", repo, licence)
+        names = lay_out(networks, Path(scratch) / "world", repo, licence)
         hub.upload(Path(scratch) / "world", repo, private, api)
     typer.echo(f"{repo}: sent {', '.join(names)}")
     typer.echo(f"next: lvgan hub pull {repo} -o world.pt")

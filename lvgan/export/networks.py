@@ -20,6 +20,7 @@ from lvgan.models.sr_generator import SrGenerator
 
 FORMAT = "lvgan-export"
 VERSION = 1
+MOST = 4096  # clips or frames that are made at once
 _NORMAL = "independent N(0, 1) numbers"
 _MADE = "nominally -1 to 1; the byte is floor(x * 127.5 + 128), limited to 0 ... 255"
 _GIVEN = "as the low-resolution network makes them, or byte * 2 / 255 - 1"
@@ -76,7 +77,6 @@ class Exportable:
     original: LrGenerator | SrGenerator
     fixed: nn.Module
     inputs: tuple[Input, ...]
-    output_shape: tuple[int, ...]
     record: dict[str, Any]
 
     def examples(self, seed: int) -> tuple[Tensor, ...]:
@@ -101,14 +101,15 @@ def exportable(part: Mapping[str, Any], name: str, batch: int, frames: int | Non
     """The generator of a checkpoint's part, for `batch` clips of `frames` frames (None: 128, or 1 of high resolution).
 
     Raises:
-        ConfigError: sizes below 1, or a segment of no whole number of time scales.
+        ConfigError: impossible sizes, or a segment of no whole number of time scales.
         CheckpointError: settings or weights that make no network.
     """
     network = generator_of(dict(part), name)
-    frames = frames if frames is not None else SEGMENT if isinstance(network, LrGenerator) else 1
+    if frames is None:
+        frames = -(-SEGMENT // network.time_scale) * network.time_scale if isinstance(network, LrGenerator) else 1
     for option, value in (("--batch", batch), ("--frames", frames)):
-        if value < 1:
-            raise ConfigError(f"{option} {value} was given, but at least 1 is needed")
+        if not 1 <= value <= MOST:
+            raise ConfigError(f"{option} {value} was given, but 1 to {MOST} is possible; few are usual")
     fixed: nn.Module
     if isinstance(network, LrGenerator):
         scale = network.time_scale
@@ -151,7 +152,7 @@ def exportable(part: Mapping[str, Any], name: str, batch: int, frames: int | Non
         "versions": part["versions"],
         **ckpt.origin(part),
     }
-    return Exportable(network, fixed.eval().requires_grad_(False), inputs, output, record)
+    return Exportable(network, fixed.eval().requires_grad_(False), inputs, record)
 
 
 def contract(record: Mapping[str, Any]) -> list[str]:

@@ -24,13 +24,21 @@ _TILE = 48  # outputs of one product: of 32, 48, 64 and 128 the fastest with ONN
 
 
 class PlainOps(TorchFunctionMode):
-    """Within, calls of ``torch.ops.lvgan.*`` are computed with standard operations."""
+    """Within, calls of ``torch.ops.lvgan.*`` are computed with standard operations, and sizes are plain numbers.
+
+    (While tracing they would be tensors, and what is computed from them part of the trace.)
+    """
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         plain = _PLAIN.get(str(func))
-        return func(*args, **(kwargs or {})) if plain is None else plain(*args)
+        if plain is not None:
+            return plain(*args)
+        result = func(*args, **(kwargs or {}))
+        if func in _SIZES:
+            return torch.Size(map(int, result)) if isinstance(result, tuple) else int(result)
+        return result
 
 
 def bias_act(
@@ -99,6 +107,7 @@ def filtered_lrelu(
     return upfirdn2d(x, fd, (1, 1), (down, down), (0, 0), low, flip, 1.0), x
 
 
+_SIZES = {torch.Tensor.shape.__get__, torch.Tensor.size}  # type: ignore[attr-defined]
 _PLAIN: dict[str, Callable[..., Any]] = {
     f"lvgan.{name}": function
     for name, function in (("bias_act", bias_act), ("upfirdn2d", upfirdn2d), ("filtered_lrelu", filtered_lrelu))
@@ -118,17 +127,15 @@ def _resample(
     x: Tensor, axis: int, taps: Sequence[float], up: int, down: int, offset: int, outputs: int
 ) -> Tensor:  # [N, C, H, W]
     """``y[o] = sum over i of taps[i * up + offset - o * down] * x[i]`` for `outputs` values of o, along axis 2 or 3."""
-    # While tracing, sizes are tensors; here they are fixed.
-    inputs, up, down, offset, outputs = (int(number) for number in (x.shape[axis], up, down, offset, outputs))
+    inputs = x.shape[axis]
     rows_too = [0, 0] * (3 - axis)
     if taps == [1.0] and up == down == 1:
         return F.pad(x, [*rows_too, offset, outputs - inputs - offset])
     starts, banded = _tiles(taps, up, down, offset, outputs)
     before, after = max(0, -starts[0]), max(0, starts[-1] + len(banded) - inputs)
     x = F.pad(x, [*rows_too, before, after])
-    matrix = torch.from_numpy(banded).to(x)
-    if axis == 2:
-        matrix = torch.from_numpy(np.ascontiguousarray(banded.T)).to(x)
+    # A constant of the trace, which moves to another device with the file (`map_location`); `.to(x)` would not.
+    matrix = torch.from_numpy(banded if axis == 3 else np.ascontiguousarray(banded.T))
     made = []
     for start in starts:
         part = x.narrow(axis, start + before, len(banded))

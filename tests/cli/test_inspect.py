@@ -134,10 +134,13 @@ def test_bundles_do_wherever_a_checkpoint_is_expected(folder: Path) -> None:
     lvgan("sample", "world.pt", "-n", 4, "--seed", 2, "-o", "made.npy")
     assert np.array_equal(np.load("made.npy"), expected)
     assert np.array_equal(library.load("world.pt", seed=2)[0:4], expected)
+    lvgan("hub", "push", "world.pt", "me/world", "--dry-run", "published")  # its folder will do, too
     lvgan("sample", "lr.pt", "-n", 6, "-o", "low.mp4")
-    for name in ("sr.pt", "world.pt"):
+    for name in ("sr.pt", "world.pt", "published"):
         lvgan("upscale", "low.mp4", name, "-o", f"{name}.npy")
-    assert np.array_equal(np.load("world.pt.npy"), np.load("sr.pt.npy"))
+        assert np.array_equal(np.load(f"{name}.npy"), np.load("sr.pt.npy"))
+    found = json.loads(lvgan("inspect", "published", "--json"))
+    assert (found["format"], [part["stage"] for part in found["parts"]]) == ("safetensors", ["lr", "sr"])
     said = lvgan("eval", "color-sim", "world.pt", "low.mp4+world.pt", "--clips", 1, "--frames", 6, "-o", "scores")
     assert "world" in said
     write_footage(Path("raw"), videos=1, seconds=2.0, seed=0)

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 COMMANDS = ["quickstart", "footage", "prepare", "train-lr", "train-sr", "sample", "upscale", "bundle", "inspect"]
-COMMANDS += ["data", "runs", "plot", "eval", "bench", "ops", "doctor"]
+COMMANDS += ["export", "hub", "data", "runs", "plot", "eval", "bench", "ops", "doctor"]
 
 
 def lvgan(*arguments: object, cwd=None) -> subprocess.CompletedProcess[str]:

@@ -81,6 +81,9 @@ def test_torchscript_in_a_process_without_lvgan(exports: Exports, tmp_path: Path
     )
     subprocess.run([sys.executable, "-c", code, folder / name], cwd=tmp_path, check=True, timeout=100)
     made, expected = torch.load(tmp_path / "out.pt"), _ours(folder / f"{name[:2]}.pt", given, frames)
+    with zipfile.ZipFile(folder / name) as archive:
+        code = b"".join(archive.read(n) for n in archive.namelist() if n.endswith(".py"))
+    assert code.count(b"torch.device(") <= 1  # of a scalar: all else follows `map_location`
     assert list(made.shape) == output
     assert (made - expected).abs().max() <= 1e-5 * expected.abs().max()
 
@@ -165,6 +168,7 @@ def test_damaged_and_foreign_weight_files(exports: Exports, tmp_path: Path) -> N
         (("lr.pt", "--format", "tflite"), "--format tflite was given"),
         (("lr.pt", "--format", "onnx", "--frames", "0"), "--frames 0 was given"),
         (("sr.pt", "--format", "torchscript", "--batch", "-1"), "--batch -1 was given"),
+        (("sr.pt", "--format", "onnx", "--frames", "1000000"), "--frames 1000000 was given"),
         (("lr.pt", "--format", "onnx", "--frames", "17"), "give --frames 32"),
         (("lr.pt", "--format", "safetensors", "--batch", "2"), "leave them out"),
         (("none.pt", "--format", "onnx"), "there is no checkpoint"),
@@ -210,6 +214,7 @@ def test_what_does_not_pass_its_check_is_not_put_in_place(
         return [m + 1e-3 * m.max() for m in made] if outcome == "wrong" else [m[:, :, :, 1:] for m in made]
 
     monkeypatch.setattr(formats, "run_onnx", bent)
+    monkeypatch.setattr(formats, "_onnx", lambda what: (exports[0] / "sr.onnx").read_bytes())
     old = tmp_path / "sr.onnx"
     old.write_text("precious")
     words = {"wrong": "differs from the network by", "shape": "another shape", "stopped": "15"}[outcome]
@@ -248,12 +253,32 @@ def test_a_full_disk(exports: Exports, tmp_path: Path) -> None:
     if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=500k", "none", str(disk)]).returncode:
         pytest.skip("mounting a small tmpfs needs root")
     try:
-        for kind in ("safetensors", "torchscript", "onnx"):
+        for kind in ("safetensors", "torchscript"):
             with pytest.raises(MachineError, match="disk is full"):
                 lvgan("export", exports[0] / "sr.pt", "--format", kind, "-o", disk / "x")
         assert os.listdir(disk) == []
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_large_frames_and_fixed_sizes(tmp_path: Path) -> None:
+    """From 48x48 on, frames are filtered rather than multiplied."""
+    from lvgan import config as cfg
+    from lvgan.models import build
+
+    torch.manual_seed(0)
+    config = cfg.build("lr", cfg.merge(cfg.load_preset("tiny", "lr"), {"data": {"lr": "50x66"}}))
+    assert isinstance(config, cfg.LrConfig)
+    weights = build.lr_generator(config).state_dict()
+    part = ckpt.new_checkpoint("lr", step=1, config=cfg.to_dict(config), generator_ema=weights, data={})
+    for kind in ("onnx", "torchscript"):
+        made = formats.export(part, "large", tmp_path / kind, kind, frames=16)
+        assert made.record["outputs"][0]["shape"] == (1, 3, 16, 50, 66)
+        assert made.difference < 1e-5 * made.largest
+    graph = onnx.load(str(tmp_path / "onnx")).graph
+    assert not {"If", "Loop"} & {node.op_type for node in graph.node}
+    for given in (*graph.input, *graph.output):
+        assert all(side.dim_value > 0 for side in given.type.tensor_type.shape.dim)
 
 
 def test_grey_video(tmp_path: Path) -> None:
