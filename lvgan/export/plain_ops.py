@@ -62,7 +62,7 @@ def bias_act(
 
 def upfirdn2d(
     x: Tensor,  # [N, C, H, W]
-    f: Tensor,  # [taps]
+    f: Tensor,  # [taps] for both axes, or [taps, 1] for columns alone
     up: Sequence[int],
     down: Sequence[int],
     offset: Sequence[int],
@@ -70,14 +70,17 @@ def upfirdn2d(
     flip: bool,
     gain: float,
 ) -> Tensor:
-    """``lvgan::upfirdn2d`` for one axis of taps: ``[N, C, size[1], size[0]]``.
+    """``lvgan::upfirdn2d``: ``[N, C, size[1], size[0]]``.
 
     Raises:
-        ValueError: two axes of taps.
+        ValueError: taps of other shapes.
     """
-    taps = _values(f)
+    if f.ndim != 1 and f.shape[1:] != (1,):
+        raise ValueError(f"f: a filter of shape {tuple(f.shape)} cannot be exported, but [taps] and [taps, 1] can")
+    taps = _values(f.flatten())
     taps = taps if flip else taps[::-1]
-    x = _resample(x, 3, [tap * gain for tap in taps], up[0], down[0], offset[0], size[0])
+    along_rows = taps if f.ndim == 1 else [1.0]
+    x = _resample(x, 3, [tap * gain for tap in along_rows], up[0], down[0], offset[0], size[0])
     return _resample(x, 2, taps, up[1], down[1], offset[1], size[1])
 
 
@@ -116,8 +119,6 @@ _PLAIN: dict[str, Callable[..., Any]] = {
 
 def _values(f: Tensor) -> list[float]:
     """The taps of a filter, also while it is traced: they are constants of the network."""
-    if f.ndim != 1:
-        raise ValueError(f"f: a filter of shape {tuple(f.shape)} cannot be exported, but one axis of taps can")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         return [float(tap) for tap in f.tolist()]
