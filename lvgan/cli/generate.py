@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -234,7 +235,8 @@ def bundle(
     files = ckpt.find(lr), ckpt.find(sr, "sr")
     check_new(output, overwrite, *files)
     ckpt.save(output, ckpt.bundle(ckpt.load(files[0], "lr"), ckpt.load(files[1], "sr")))
-    typer.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB; next: lvgan sample {output} -n 600 -o v.mp4")
+    name = shlex.quote(str(output))
+    typer.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB; next: lvgan sample {name} -n 600 -o v.mp4")
 
 
 def register(app: typer.Typer) -> None:

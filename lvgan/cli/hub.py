@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -69,9 +70,8 @@ def pull(
     typer.echo(f"{output}: {ckpt.stage_name(world['stage'])}, {output.stat().st_size / 1e6:.1f} MB")
     for reminder in {ckpt.licence_of(part) for part in ckpt.parts_of(world).values()} - {""}:
         typer.echo(f"licence: {reminder}")
-    following = (
-        f"lvgan upscale v.mp4 {output} -o big.mp4" if world["stage"] == "sr" else f"lvgan sample {output} -o v.mp4"
-    )
+    name = shlex.quote(str(output))
+    following = f"lvgan upscale v.mp4 {name} -o big.mp4" if world["stage"] == "sr" else f"lvgan sample {name} -o v.mp4"
     typer.echo(f"next: {following}")
 
 

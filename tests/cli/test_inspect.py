@@ -44,6 +44,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_commands_that_are_advised_can_be_copied(folder: Path) -> None:
+    assert "next: lvgan sample 'my world.pt' -n 600" in lvgan("bundle", "lr.pt", "sr.pt", "-o", "my world.pt")
+
+
 def test_text(folder: Path) -> None:
     said = lvgan("inspect", "lr.pt")
     assert "lr.pt: a low-resolution checkpoint, 1.2 MB" in said
