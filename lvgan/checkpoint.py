@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lvgan import weight_file
 from lvgan.errors import CheckpointError, DamagedCheckpointError, MachineError
@@ -104,7 +105,7 @@ def load(path: Path, stage: str | None = None) -> dict[str, Any]:
             raise _foreign(path, head)
         else:
             verify(path)
-            _refuse_torchscript(path)
+            _refuse_others(path)
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         if str(path).startswith("hf:"):
@@ -154,7 +155,14 @@ def _is_complete(part: dict[str, Any]) -> bool:
     if part.get("stage") not in ("lr", "sr") or not all(isinstance(part.get(k), kind) for k, kind in kinds.items()):
         return False
     sections = (part["config"].get("data"), part["config"].get("training"))
-    return all(isinstance(section, dict) for section in sections)
+    sound = all(isinstance(section, dict) for section in sections) and has_origin(part)
+    return sound and all(isinstance(tensor, Tensor) for tensor in part["generator_ema"].values())
+
+
+def has_origin(part: Mapping[str, Any]) -> bool:
+    """Whether what a file says of its provenance and licence, if anything, is of the right kind."""
+    kinds = {"provenance": dict, "licence": str}
+    return all(part.get(key) is None or isinstance(part[key], kind) for key, kind in kinds.items())
 
 
 def verify(path: Path) -> None:
@@ -180,13 +188,16 @@ def _damaged(path: Path) -> CheckpointError:
     return DamagedCheckpointError(f"{path} is damaged or cut short; use another checkpoint of the run")
 
 
-def _refuse_torchscript(path: Path) -> None:
+def _refuse_others(path: Path) -> None:
+    """Refuse TorchScript, and compressed archives: torch writes none, and a little one can unpack to anything."""
     with zipfile.ZipFile(path) as archive:
-        if not any(name.endswith("/constants.pkl") for name in archive.namelist()):
-            return
-    raise CheckpointError(
-        f"{path} is a TorchScript file, which holds a network for other software; name the checkpoint of a run"
-    )
+        records = archive.infolist()
+    if any(record.filename.endswith("/constants.pkl") for record in records):
+        raise CheckpointError(
+            f"{path} is a TorchScript file, which holds a network for other software; name the checkpoint of a run"
+        )
+    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+        raise CheckpointError(f"{path} is compressed inside, as no checkpoint is; name one that lvgan wrote")
 
 
 def _foreign(path: Path, head: bytes) -> CheckpointError:
@@ -243,7 +254,12 @@ def licence_of(part: Mapping[str, Any]) -> str:
     """The licence reminder of a checkpoint, or of the one that its run started from; empty if there is none."""
     started_from = part.get("provenance")
     inherited = started_from.get("licence") if isinstance(started_from, Mapping) else None
-    return str(part.get("licence") or inherited or "")
+    return one_line(part.get("licence") or inherited or "")
+
+
+def one_line(value: Any) -> str:
+    """What a file says, for people to read: on one line, without what its letters could do to a terminal."""
+    return "".join(x if x.isprintable() else " " if x.isspace() else "?" for x in str(value))
 
 
 def parts_of(checkpoint: dict[str, Any]) -> dict[str, dict[str, Any]]:

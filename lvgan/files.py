@@ -62,12 +62,15 @@ def write_whole(path: str | os.PathLike[str], fill: Callable[[BinaryIO], object]
         raise MachineError(f"{target} cannot be written ({error.strerror or error}): give another place") from error
 
 
-def check_new(path: Path, overwrite: bool) -> None:
-    """Refuse (ConfigError) to write where a folder is, or over a file unless `overwrite` is meant."""
+def check_new(path: Path, overwrite: bool, *sources: Path) -> None:
+    """Refuse (ConfigError) to write where a folder is, over a file unless `overwrite` is meant, or over a source."""
     if path.is_dir():
         raise ConfigError(f"{path} is a folder, but a file to write was expected; give it a name")
     if path.exists() and not overwrite:
         raise ConfigError(f"{path} exists already; give another name, or replace it with --overwrite")
+    for source in sources:
+        if path.exists() and source.exists() and path.samefile(source):
+            raise ConfigError(f"{path} is what is read, and would be lost; give the result a name of its own")
 
 
 def content_hash(path: Path) -> str:

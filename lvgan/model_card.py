@@ -18,7 +18,7 @@ from lvgan import weight_file
 from lvgan.errors import ConfigError, DataError
 from lvgan.evaluation.protocol import Score, read_scores
 from lvgan.files import machine_error
-from lvgan.summary import summarise
+from lvgan.summary import PUBLISHED, summarise
 
 _NAMES = {"lr": "low resolution", "sr": "super-resolution"}
 _NO_LICENCE = "Nobody has stated a licence for these weights: ask their author before you use them."
@@ -166,11 +166,17 @@ def _what(facts: Mapping[str, Any]) -> str:
         sizes = f"from {facts['sr']['lr']} to {facts['sr']['hr']} (height x width)"
         return f"Super-resolution of video {sizes} with `lvgan`: the second network of {system}."
     size = facts["sr"]["hr"] if "sr" in facts else facts["lr"]["lr"]
+    learnt = "learnt from footage by others, imported into" if _imported(facts["lr"]) else "learnt from footage with"
     return (
         f"Endless, non-repeating video of one kind of scene, {size} (height x width) at {facts['lr']['fps']:g} frames "
-        f"a second, learnt from footage with `lvgan`, the system of {system}. Any frame can be made at any time: it "
+        f"a second, {learnt} `lvgan`, the system of {system}. Any frame can be made at any time: it "
         "depends on the weights, a seed and its number alone."
     )
+
+
+def _imported(fact: Mapping[str, Any]) -> bool:
+    """Whether others trained these weights, and nobody since."""
+    return fact["provenance"].get("source") == PUBLISHED
 
 
 def _use(facts: Mapping[str, Any], repo: str) -> str:
@@ -189,7 +195,7 @@ def _table(facts: Mapping[str, Any]) -> str:
         ("frames (height x width)", lambda f: f"{f['lr']} to {f['hr']}" if f["hr"] else f["lr"]),
         ("colour channels", lambda f: str(f["channels"])),
         ("parameters of the generator", lambda f: f"{f['generator_values']:,}"),
-        ("training steps", lambda f: f"{f['step']:,}"),
+        ("training steps", lambda f: "unknown" if _imported(f) and not f["step"] else f"{f['step']:,}"),
         ("frames of a training clip", lambda f: str(f["clip_frames"])),
         ("frames a second", lambda f: f"{f['fps']:g}"),
         ("written by", lambda f: ", ".join(f"{k} {v}" for k, v in f["versions"].items())),
@@ -202,7 +208,8 @@ def _table(facts: Mapping[str, Any]) -> str:
 def _data(facts: Mapping[str, Any]) -> str:
     lines = []
     for stage, f in facts.items():
-        known = f"`{_cell(f['data'])}`" if f["data"] else "unknown"
+        known = f"`{_cell(f['data'])}`" if f["data"] else "data that is not known"
+        known = "data that the published file does not name" if _imported(f) else known
         mark = f" (fingerprint {f['fingerprint'][:12]})" if f["fingerprint"] else ""
         lines.append(f"- {_NAMES[stage]}: trained on {known}{mark}")
         lines += [f"  - {key}: {_cell(str(value))}" for key, value in f["provenance"].items() if value]

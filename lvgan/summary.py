@@ -9,6 +9,7 @@ from lvgan import checkpoint as ckpt
 from lvgan import config as cfg
 from lvgan.errors import ConfigError
 
+PUBLISHED = "published pickle"  # the source that `lvgan import-official` writes into the provenance
 _STATE = ("generator", "discriminator", "optimizers", "ada", "loop")
 
 

@@ -155,6 +155,23 @@ def test_the_model_card(runs: tuple[Path, Path], tmp_path: Path) -> None:
         assert "Usage" in lvgan(*command.split(), "--help")
 
 
+def test_the_model_card_of_imported_weights(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    origin = {"source": "published pickle", "file": "horseback_lres.pkl", "sha256": "ab" * 32}
+    for run in runs:
+        part = ckpt.load(ckpt.find(run))
+        part["config"]["data"]["path"] = ""
+        part |= {"provenance": origin, "licence": REMINDER, "step": 0, "data": {}}
+        ckpt.save(tmp_path / f"{part['stage']}.pt", part)
+    lvgan("hub", "push", tmp_path / "lr.pt", tmp_path / "sr.pt", "me/theirs", "--dry-run", tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "learnt from footage by others, imported into `lvgan`" in text
+    assert "| training steps | unknown | unknown |" in text
+    unnamed = "trained on data that the published file does not name"
+    assert f"- low resolution: {unnamed}\n  - source: published pickle" in text
+    assert text.count(REMINDER) == 1
+    assert "Nobody has stated a licence" not in text
+
+
 def test_one_network_alone_and_no_licence(runs: tuple[Path, Path], tmp_path: Path) -> None:
     part = ckpt.load(ckpt.find(runs[1]))
     del part["provenance"]

@@ -28,8 +28,8 @@ def export(
     from lvgan.export import formats, networks
     from lvgan.files import check_new
 
-    check_new(output, overwrite)
     path = ckpt.find(checkpoint, part or "lr")
+    check_new(output, overwrite, path)
     chosen = choose(ckpt.load(path), path, part)
     typer.echo(f"exporting {path}; then the file is run and compared", err=True)
     made = formats.export(chosen, str(path), output, kind, batch=batch, frames=frames, overwrite=overwrite)

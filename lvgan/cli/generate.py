@@ -231,9 +231,9 @@ def bundle(
     from lvgan import checkpoint as ckpt
     from lvgan.files import check_new
 
-    check_new(output, overwrite)
-    parts = ckpt.load(ckpt.find(lr), "lr"), ckpt.load(ckpt.find(sr, "sr"), "sr")
-    ckpt.save(output, ckpt.bundle(*parts))
+    files = ckpt.find(lr), ckpt.find(sr, "sr")
+    check_new(output, overwrite, *files)
+    ckpt.save(output, ckpt.bundle(ckpt.load(files[0], "lr"), ckpt.load(files[1], "sr")))
     typer.echo(f"{output}: {output.stat().st_size / 1e6:.1f} MB; next: lvgan sample {output} -n 600 -o v.mp4")
 
 

@@ -15,21 +15,27 @@ def import_official(
     file: Annotated[Path, typer.Argument(help="A published pickle, such as horseback_lres.pkl.", show_default=False)],
     output: Annotated[Path, typer.Option("-o", "--output", help="FILE.pt", show_default=False)],
     verify: Annotated[bool, typer.Option("--verify", help="Run the network once, and write a picture.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
     """Turn published LongVideoGAN weights into a checkpoint.
 
     Nothing in the file is run: it is read as data, and a name that published files do not need is refused.
     """
+    import shlex
+
     from lvgan import checkpoint as ckpt
     from lvgan.errors import ConfigError
+    from lvgan.files import check_new
     from lvgan.official.importing import import_file
     from lvgan.official.verification import verify as run_once
 
     if output.is_dir() or output.suffix != ".pt" or output.resolve() == file.resolve():
         raise ConfigError(f"{output} was given as --output, but a file of its own that ends in .pt was expected")
+    picture = output.with_name(f"{output.stem}-preview.png")
+    for made in (output, picture)[: 1 + verify]:
+        check_new(made, overwrite, file)
     checkpoint = import_file(file)
     if verify:
-        picture = output.with_name(f"{output.stem}-preview.png")
         typer.echo(f"ran it: {run_once(checkpoint, picture, str(file))}")
         typer.echo(f"preview: {picture}")
     ckpt.save(output, checkpoint)
@@ -39,10 +45,11 @@ def import_official(
     typer.echo(f"{output}: {ckpt.stage_name(stage)} of {sizes} with {networks}; {output.stat().st_size / 1e6:.1f} MB")
     typer.echo(f"from {file} (SHA-256 {provenance['sha256']})")
     typer.echo(f"licence: {checkpoint['licence']}")
-    use = f"sample {output} -n 600 -o video.mp4" if stage == "lr" else f"upscale video.mp4 {output} -o large.mp4"
+    name = shlex.quote(str(output))
+    use = f"sample {name} -n 600 -o video.mp4" if stage == "lr" else f"upscale video.mp4 {name} -o large.mp4"
     typer.echo(f"next: lvgan {use}")
     flags = "".join(f" --set {key}={value}" for key, value in _unlike_preset(checkpoint))
-    typer.echo(f"or train on: lvgan train-{stage} DATA --init {output}{flags}")
+    typer.echo(f"or train on: lvgan train-{stage} DATA --init {name}{flags}")
 
 
 def _unlike_preset(checkpoint: dict[str, Any]) -> Iterator[tuple[str, str]]:

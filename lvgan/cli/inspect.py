@@ -77,12 +77,13 @@ def _lines(part: dict[str, Any]) -> list[str]:
     rows.append(("data", f"{part['data'] or 'unknown'}{fingerprint}"))
     rows.append(("written by", ", ".join(f"{k} {v}" for k, v in part["versions"].items())))
     rows += _origin(part)
-    lines = [f"  {name:<14} {text}" for name, text in rows] + ["  configuration"]
+    lines = [*_rows(rows), "  configuration"]
     text = yaml.safe_dump(part["config"], sort_keys=False, default_flow_style=None, width=100)
     return lines + [f"    {line}" for line in text.splitlines()]
 
 
 def _export_lines(record: dict[str, Any]) -> list[str]:
+    from lvgan.checkpoint import one_line
     from lvgan.export.networks import contract
 
     rows = [
@@ -92,7 +93,13 @@ def _export_lines(record: dict[str, Any]) -> list[str]:
         ("written by", ", ".join(f"{k} {v}" for k, v in record["versions"].items())),
         *_origin(record),
     ]
-    return [f"  {name:<14} {text}" for name, text in rows] + [f"  {line}" for line in contract(record)]
+    return _rows(rows) + [f"  {one_line(line)}" for line in contract(record)]
+
+
+def _rows(rows: list[tuple[str, str]]) -> list[str]:
+    from lvgan.checkpoint import one_line
+
+    return [f"  {name:<14} {one_line(text)}" for name, text in rows]
 
 
 def _origin(part: dict[str, Any]) -> list[tuple[str, str]]:

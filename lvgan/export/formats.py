@@ -82,6 +82,11 @@ def export(
         if sum(tensor.nbytes for tensor in part["generator_ema"].values()) > _ONNX_LIMIT:
             raise ConfigError(f"{name} has more weights than an ONNX file holds (2 GB); use --format torchscript")
     what = exportable(part, name, 1 if batch is None else batch, frames)
+    with _enough_memory(what):
+        return _export_network(what, name, path, kind)
+
+
+def _export_network(what: Exportable, name: str, path: Path, kind: str) -> Exported:
     examples = [what.examples(seed) for seed in (0, 1)]
     expected = [what.expected(given).numpy() for given in examples]
     if not all(np.isfinite(e).all() for e in expected):
@@ -97,6 +102,20 @@ def export(
 
     write_whole(path, fill)
     return Exported(what.record, differences[0], largest)
+
+
+@contextlib.contextmanager
+def _enough_memory(what: Exportable) -> Iterator[None]:
+    """Python's and torch's ways of running out of memory, as one sentence."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
+            raise
+        clips, frames = what.record["batch"], what.record["frames"]
+        raise MachineError(
+            f"{clips} clips of {frames} frames at once do not fit into memory; give a smaller --batch or --frames"
+        ) from error
 
 
 def compare(made: list[NDArray[np.float32]], expected: list[NDArray[np.float32]], name: str) -> float:

@@ -7,10 +7,15 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from lvgan.checkpoint import EXPORT_RECORD
+from lvgan.checkpoint import EXPORT_RECORD, has_origin
 from lvgan.errors import CheckpointError, MachineError
 from lvgan.export.formats import METADATA_KEY
 from lvgan.export.networks import FORMAT
+
+_LARGEST = 4 << 20  # bytes of a record
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "step": int, "batch": int, "frames": int, "fps": (int, float), "versions": dict, "inputs": list, "outputs": list,
+}  # fmt: skip
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
@@ -30,7 +35,10 @@ def _torchscript(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name for name in archive.namelist() if name.endswith(f"/extra/{EXPORT_RECORD}")]
-            return archive.read(names[0]).decode() if names else None
+            if not names:
+                return None
+            with archive.open(names[0]) as record:  # which may be compressed, and unpack to anything
+                return record.read(_LARGEST).decode()
     except (OSError, zipfile.BadZipFile, ValueError, RuntimeError, NotImplementedError, EOFError):
         return None  # something else, of which `checkpoint.load` knows what to say
 
@@ -59,8 +67,20 @@ def _checked(text: str, path: Path, kind: str) -> dict[str, Any]:
         record = json.loads(text or "null")
     except (ValueError, RecursionError):
         record = None
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
+    if not isinstance(record, dict) or record.get("format") != FORMAT or not _is_complete(record):
         raise CheckpointError(
             f"{path} was not exported by lvgan, so nothing is known of it; name a file of `lvgan export`"
         )
     return {"kind": kind, **record}
+
+
+def _is_complete(record: dict[str, Any]) -> bool:
+    """Whether what is said of a file is there, of the right kind."""
+    if record.get("stage") not in ("lr", "sr") or not has_origin(record):
+        return False
+    if not all(isinstance(record.get(key), kind) for key, kind in _KINDS.items()):
+        return False
+    items = [*record["inputs"], *record["outputs"]]
+    return all(isinstance(item, dict) and isinstance(item.get("shape"), list) for item in items) and all(
+        isinstance(item.get(key), str) for item in items for key in ("name", "meaning", "values")
+    )

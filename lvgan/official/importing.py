@@ -24,6 +24,7 @@ from lvgan.official import filters, names, settings
 from lvgan.official.modules import Module, is_module, take_apart
 from lvgan.official.streams import RefusedError
 from lvgan.official.vocabulary import read
+from lvgan.summary import PUBLISHED
 from lvgan.version import __version__
 
 LICENCE = (
@@ -84,6 +85,8 @@ def _sentence(error: BaseException, longest: int = 900) -> str:
 
 
 def _read(path: Path) -> Any:
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise RefusedError("it is a pipe or a device, but a file was expected")
     with path.open("rb") as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
@@ -137,7 +140,7 @@ def _checkpoint(found: Found, path: Path) -> dict[str, Any]:
     make = _lr if found.stage == "lr" else _sr
     config, weights = make(found)
     provenance = {
-        "source": "published pickle",
+        "source": PUBLISHED,
         "file": path.name,
         "sha256": content_hash(path),
         "networks": {key: module.name for key, module in _networks(found).items()},

@@ -24,11 +24,14 @@ _FIXED: dict[str, Any] = {
     "synthesis.conv_clamp": 256,
     "latent_mapping.lrate_mul": 0.01,
     "latent_mapping.normalize_input": True,
+    "latent_mapping.activation": "lrelu",
     "mapping.lr_multiplier": 0.01,
     "architecture": "resnet",
 }
 _LARGEST_FACTOR = 16  # between the two resolutions
-_LARGEST_SIDE = 1024  # of low-resolution frames; published ones have 64
+# Of frames, which no tensor's shape limits: a little file could ask for any amount of work and memory.
+_LARGEST_SIDE = 1024  # low resolution; published ones have 64
+_LARGEST_HIGH_SIDE = 2048  # published ones have 256
 _HEIGHTS = ("out_height", "height", "img_height", "lr_height")
 
 
@@ -131,6 +134,10 @@ def sr_generator_settings(module: Module) -> dict[str, Any]:
     if [index for index, *_ in found] != list(range(len(found))) or len(found) < 3:
         raise RefusedError("its layers do not have the names of a super-resolution generator's")
     _, width, height, channels = found[-1]
+    if max(width, height) > _LARGEST_HIGH_SIDE:
+        raise RefusedError(
+            f"its frames are {height}x{width} by the names of its layers, but published ones have 256 a side"
+        )
     widths = [layer[3] for layer in found[:-1]]
     fourier = "synthesis.input.weight" in tensors
     features = _shape(tensors, "synthesis.input.weight", 2)[0] if fourier else 0

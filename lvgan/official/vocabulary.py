@@ -174,7 +174,8 @@ class _Containers:
 
 
 def _dtype(args: tuple[Any, ...]) -> Record:
-    if not args or args[0] not in _NUMPY_DTYPES:
+    # Text before anything else: the hash of deeply nested tuples overruns the stack.
+    if not args or not isinstance(args[0], str) or args[0] not in _NUMPY_DTYPES:
         raise RefusedError("it holds a numpy array of something else than plain numbers")
     return Record(DTYPE, (args[0],))
 

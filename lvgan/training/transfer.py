@@ -81,8 +81,9 @@ def start_from(task: Task, average: nn.Module, path: Path) -> tuple[dict[str, An
         more = f"; and {len(misfits) - _SHOWN} more" if len(misfits) > _SHOWN else ""
         message += f"; not taken: {'; '.join(misfits[:_SHOWN])}{more}"
     record = {"path": str(path), "step": part["step"], "sha256": content_hash(path), "not_taken": misfits}
-    if part.get("licence"):  # published weights (lvgan.official): what was made of them stays bound to their terms
-        record |= {"licence": part["licence"], "published": part.get("provenance", {})}
+    if ckpt.licence_of(part):  # others' weights: what was made of them, of that again, stays bound to their terms
+        before = part.get("provenance") or {}
+        record |= {"licence": ckpt.licence_of(part), "published": before.get("published", before)}
     return record, message
 
 

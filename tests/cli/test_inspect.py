@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -150,3 +152,57 @@ def test_bundles_do_wherever_a_checkpoint_is_expected(folder: Path) -> None:
         said = lvgan(f"train-{stage}", "out", *tiny, "--init", "world.pt")
         tensors = len(ckpt.load(Path("world.pt"))[stage]["generator_ema"])
         assert f"took {tensors} of {tensors} tensors of the generator" in said
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"provenance": "me"}, {"provenance": torch.zeros(2)}, {"licence": 5}, {"licence": torch.zeros(2)},
+     {"generator_ema": {"x": 1}}],
+    ids=str,
+)  # fmt: skip
+def test_parts_of_another_kind(folder: Path, wrong: dict[str, object]) -> None:
+    ckpt.save(Path("odd.pt"), {**ckpt.load(Path("lr.pt")), **wrong})
+    with pytest.raises(CheckpointError, match="lacks parts of a checkpoint"):
+        lvgan("inspect", "odd.pt")
+
+
+def test_what_a_file_says_forges_no_lines(folder: Path) -> None:
+    licence = "Mine.\n  licence        Public domain \x1b[2J"
+    ckpt.save(Path("odd.pt"), {**ckpt.load(Path("lr.pt")), "licence": licence, "provenance": {"a\nb": "c\x07\nd"}})
+    said = lvgan("inspect", "odd.pt")
+    assert "\n  licence        Mine.   licence        Public domain ?[2J\n  configuration" in said
+    assert "\n  provenance     a b: c? d\n" in said
+    assert lvgan("export", "odd.pt", "--format", "safetensors", "-o", "odd.safetensors").count("\x1b") == 0
+
+
+def test_archives_that_unpack_to_more(folder: Path) -> None:
+    """A compressed record of 300 MB, as what an export says of itself, and in a checkpoint."""
+    for name, message in (("x/extra/lvgan.json", "was not exported by lvgan"), ("x/data.pkl", "compressed inside")):
+        with zipfile.ZipFile("odd.pt", "w", zipfile.ZIP_DEFLATED) as archive, archive.open(name, "w") as record:
+            for _ in range(300):
+                record.write(bytes(1 << 20))
+        tracemalloc.start()
+        with pytest.raises(CheckpointError, match=message):
+            lvgan("inspect", "odd.pt")
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20
+        tracemalloc.stop()
+
+
+def test_records_of_exports_that_lack_something(folder: Path) -> None:
+    noise = {"name": "noise", "shape": [1], "values": "any", "meaning": "noise"}
+    record: dict[str, object] = {"format": "lvgan-export", "stage": "lr", "step": 1, "batch": 1, "frames": 8}
+    record |= {"fps": 30, "versions": {}, "outputs": [], "inputs": [noise]}
+
+    def write(value: object) -> None:
+        with zipfile.ZipFile("x.ts", "w") as archive:
+            archive.writestr("x/extra/lvgan.json", json.dumps(value))
+
+    write(record)
+    assert "input  noise   float32 [1]  noise; any" in lvgan("inspect", "x.ts")
+    odd = [{k: v for k, v in record.items() if k != key} for key in record]
+    odd += [{**record, key: value} for key in record for value in (None, "x", [1])]
+    odd += [{**record, "provenance": 5}, {**record, "inputs": [{**noise, "shape": 3}]}]
+    for value in odd:
+        write(value)
+        with pytest.raises(CheckpointError, match="was not exported by lvgan"):
+            lvgan("inspect", "x.ts")

@@ -295,3 +295,11 @@ def test_grey_video(tmp_path: Path) -> None:
     assert made.record["inputs"][1]["shape"] == (1, 1, 4, 12, 20)
     assert made.record["outputs"][0]["shape"] == (1, 1, 2, 24, 40)
     assert made.difference < 1e-5 * made.largest
+
+
+def test_more_clips_than_memory_holds(exports: Exports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats.Exportable, "examples", lambda self, seed: (torch.empty(1 << 50),))  # 4 PB
+    out = tmp_path / "x.ts"
+    with pytest.raises(MachineError, match="3 clips of 2 frames at once do not fit into memory"):
+        formats.export(ckpt.load(exports[0] / "sr.pt"), "sr.pt", out, "torchscript", batch=3, frames=2)
+    assert not list(tmp_path.iterdir())

@@ -136,6 +136,8 @@ def _graphs() -> Iterator[tuple[str, bytes]]:
     yield "deep tuples as a key", b"}" + b")" + b"\x85" * 60_000 + b"Ns."
     yield "deep tuples in a set", b"\x8f()" + b"\x85" * 60_000 + b"\x90."
     yield "deep tuples as a frozenset", b"()" + b"\x85" * 60_000 + b"\x91."
+    for call in ("numpy\ndtype", "torch\ndevice", "_codecs\nencode", "torch\nSize"):
+        yield f"deep tuples for {call!r}", b"c" + call.encode() + b"\n)" + b"\x85" * 400_000 + b"R."
     yield "deep dicts", b"}" + b"K\x00}" * 60_000 + b"s" * 60_000 + b"."
     yield "cycle of a list", b"]q\x00h\x00a."
     yield "cycle of a dict", b"}q\x00Vx\nh\x00s."

@@ -161,3 +161,34 @@ def test_published_data_trains_as_downloaded(tmp_path: Path, monkeypatch: pytest
     lvgan("train-lr", "datasets/horseback", "--lr", "36x64", *few)
     stored = ckpt.load(ckpt.find(tmp_path / "runs" / "lr-0001"), "lr")
     assert stored["config"]["data"]["lr"] == "36x64"
+
+
+def test_nothing_that_was_there_is_lost(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "my own.pt"
+    preview = tmp_path / "my own-preview.png"
+    for there in (out, preview):
+        there.write_text("mine")
+        with pytest.raises(ConfigError, match=r"exists already; .* --overwrite"):
+            lvgan("import-official", folder / "lr.pkl", "-o", out, "--verify")
+        assert there.read_text() == "mine"
+        there.unlink()
+    assert f"lvgan sample '{out}' -n" in lvgan("import-official", folder / "lr.pkl", "-o", out)
+    lvgan("import-official", folder / "lr.pkl", "-o", out, "--overwrite")
+    other = tmp_path / "same.pt"
+    other.hardlink_to(folder / "sr.pkl")
+    with pytest.raises(ConfigError, match="is what is read, and would be lost"):
+        lvgan("import-official", folder / "sr.pkl", "-o", other, "--overwrite")
+
+
+def test_no_result_takes_the_place_of_its_source(folder: Path, tmp_path: Path) -> None:
+    for stage in ("lr", "sr"):
+        lvgan("import-official", folder / f"{stage}.pkl", "-o", tmp_path / f"{stage}.pt")
+    (tmp_path / "link.pt").symlink_to("sr.pt")
+    before = {path: path.read_bytes() for path in tmp_path.glob("?r.pt")}
+    pair = (tmp_path / "lr.pt", tmp_path / "link.pt")
+    for out in (*pair, tmp_path / "sr.pt"):
+        with pytest.raises(ConfigError, match="is what is read, and would be lost"):
+            lvgan("bundle", *pair, "-o", out, "--overwrite")
+    with pytest.raises(ConfigError, match="is what is read, and would be lost"):
+        lvgan("export", pair[0], "--format", "safetensors", "-o", pair[0], "--overwrite")
+    assert before == {path: path.read_bytes() for path in before}

@@ -256,6 +256,10 @@ def test_settings_that_are_not_ours_are_refused(golden: Any, tmp_path: Path) -> 
     with pytest.raises(CheckpointError, match="its setting conv_clamp is 128, but networks here have 256"):
         import_file(write(tmp_path, other))
     fields = lr_generator_fields(small_lr(), FOOTPRINTS)
+    fields["latent_mapping"] = {"activation": "relu"}
+    message = refused(tmp_path, lr_generator_tensors(small_lr()), fields)
+    assert "its setting latent_mapping.activation is relu, but networks here have lrelu" in message
+    fields = lr_generator_fields(small_lr(), FOOTPRINTS)
     fields["spatial_layers.1"] = {"out_height": 20, "out_width": 16}
     message = refused(tmp_path, lr_generator_tensors(small_lr()), fields)
     assert "does not say the size of its frames, of which the coarsest are 2x2" in message
@@ -319,3 +323,19 @@ def test_a_generator_and_a_discriminator_of_two_stages(golden: Any, tmp_path: Pa
     value = {"G_ema": published_lr_generator(small_lr(), FOOTPRINTS), "D": tree("D", d.group("state"), {"": d.call})}
     with pytest.raises(CheckpointError, match="its D is no discriminator of the same kind as its G_ema"):
         import_file(write(tmp_path, value))
+
+
+def test_frames_of_any_size_are_not_believed(golden: Any, tmp_path: Path) -> None:
+    """The names of layers say the size, and nothing else: 60 KB could ask for frames of 9000x9000."""
+    file = golden("sres_generator_64_16")
+    last = "synthesis.L14_64_64_3."
+    tensors = {name.replace(last, "synthesis.L14_9000_9000_3."): t for name, t in file.group("state").items()}
+    with pytest.raises(CheckpointError, match="its frames are 9000x9000 by the names of its layers"):
+        import_file(write(tmp_path, tree("VideoGenerator", tensors, {"": file.call})))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(CheckpointError, match="a pipe or a device"):
+            import_file(path)

@@ -144,3 +144,17 @@ def test_freezing_what_is_not_there_names_the_choices() -> None:
         Trainer(ToyTask(_config(freeze=["generator"])))
     with pytest.raises(ConfigError, match="'discr'"):  # a name's beginning ends at a dot
         Trainer(ToyTask(_config(freeze=["discr"])))
+
+
+def test_terms_stay_through_any_number_of_runs(source, tmp_path) -> None:
+    origin = {"source": "published pickle", "file": "x.pkl"}
+    first = ckpt.load(source)
+    ckpt.save(tmp_path / "0.pt", {**first, "provenance": origin, "licence": "Not for sale."})
+    for n in (1, 2, 3):
+        run = Run(tmp_path / f"run {n}")
+        task = ToyTask(_config(init=str(tmp_path / f"{n - 1}.pt"), steps=0))
+        train(task, run, progress=False, say=lambda line: None)
+        made = ckpt.load(run.checkpoint_folder / "lr-step-000000.pt")
+        ckpt.save(tmp_path / f"{n}.pt", made)
+        assert ckpt.licence_of(made) == "Not for sale."
+        assert made["provenance"]["published"] == origin
