@@ -252,6 +252,9 @@ def fit(
             f"its {module.name} does not fit the network that its settings describe here; "
             f"left over in the file: {_listed(left)}; not found for ours: {_listed(missing)}"
         )
+    for name, tensor in state.items():
+        if not torch.isfinite(tensor.sum()):  # one pass, and no memory
+            raise RefusedError(f"its {module.name[:60]} has weights that are no numbers (for our {name})")
     filters.check_filters({name: t for name, t in module.tensors.items() if not rename(name)}, known)
     return {name: state[name] for name in wanted}
 

@@ -241,6 +241,14 @@ def test_filters_are_compared(tmp_path: Path, name: str) -> None:
     assert f"its filter {name} differs from the one here, by 1.0e-03" in refused(tmp_path, tensors)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -> None:
+    tensors = lr_generator_tensors(small_lr())
+    name = next(name for name in tensors if name.endswith("weight_0"))
+    tensors[name].view(-1)[-1] = value
+    assert "has weights that are no numbers" in refused(tmp_path, tensors)
+
+
 @pytest.mark.parametrize("name", ["synthesis.L3_36_36_16.up_filter", "resamples.9.filter"])
 def test_filters_of_super_resolution_are_compared(golden: Any, tmp_path: Path, name: str) -> None:
     file = golden("sres_generator_64_16")
