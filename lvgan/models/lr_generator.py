@@ -12,12 +12,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import scipy.signal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lvgan.errors import ConfigError
+from lvgan.models.kaiser import kaiser_low_pass
 from lvgan.models.layers import (
     FullyConnected,
     MagnitudeEMA,
@@ -179,7 +179,7 @@ class HalfRate(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        taps = torch.from_numpy(scipy.signal.firwin(12, cutoff=1, width=6, fs=8)).float()
+        taps = torch.from_numpy(kaiser_low_pass(12, cutoff=1, width=6, rate=8)).float()
         self.register_buffer("taps", taps, persistent=False)
 
     def forward(self, w: Tensor) -> Tensor:  # [N, T, D]

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import scipy.fft
-import scipy.signal
 import scipy.special
 import torch
 from torch import Tensor, nn
 
 from lvgan.errors import ConfigError
+from lvgan.models.kaiser import kaiser_low_pass
 
 FRAME_LIMIT = 2**63 - 1  # videos end at 2**62; their margins have noise too
 _LANES = 4  # 64-bit words that Philox-4x64 yields at one counter
@@ -57,7 +57,7 @@ def low_pass_filters(rates: Sequence[float] | np.ndarray) -> Tensor:
     lengths = [int(np.ceil(rate / 2 - 1e-6)) for rate in rates]
     rows = np.zeros((len(lengths), max(lengths)), np.float32)
     for row, rate, length in zip(rows, rates, lengths, strict=True):
-        row[-length:] = scipy.signal.firwin(length, cutoff=2.0, width=12.0, fs=rate)
+        row[-length:] = kaiser_low_pass(length, cutoff=2.0, width=12.0, rate=rate)
     return torch.from_numpy(rows)
 
 

@@ -16,10 +16,10 @@ from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import firwin, kaiser_atten, kaiser_beta
 from scipy.special import j1
 
 from lvgan.errors import ConfigError
+from lvgan.models.kaiser import kaiser_beta, kaiser_low_pass
 
 Size = tuple[int, int]
 
@@ -215,13 +215,13 @@ def low_pass(taps: int, cutoff: float, half_width: float, rate: float, *, radial
     The radial filter is the ideal circular one (a jinc) under a separable Kaiser window.
     """
     if not radial:
-        return np.asarray(firwin(taps, cutoff=cutoff, width=2 * half_width, fs=rate))
+        return kaiser_low_pass(taps, cutoff, 2 * half_width, rate)
     position = (np.arange(taps) - (taps - 1) / 2) / rate
     radius = np.hypot(position[:, None], position[None, :])
     # J1(2 pi fc r) / (pi r), whose limit at r = 0 is fc.
     safe = np.where(radius > 0, radius, 1.0)
     kernel = np.where(radius > 0, j1(2 * np.pi * cutoff * safe) / (np.pi * safe), cutoff)
-    window = np.kaiser(taps, kaiser_beta(kaiser_atten(taps, half_width / (rate / 4))))
+    window = np.kaiser(taps, kaiser_beta(taps, half_width / (rate / 4)))
     kernel = kernel * window[:, None] * window[None, :]
     return np.asarray(kernel / kernel.sum())
 
@@ -234,4 +234,4 @@ def condition_filter(scale: Fraction, parity: int = 0) -> NDArray[np.float64]:
     """
     larger = max(scale.numerator, scale.denominator)
     taps = TAPS_PER_SCALE * larger + parity
-    return np.asarray(firwin(taps, cutoff=1.0, width=6.0, fs=4.0 * larger))
+    return kaiser_low_pass(taps, cutoff=1.0, width=6.0, rate=4.0 * larger)
