@@ -19,6 +19,7 @@ from tests.evaluation import standins
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("LVGAN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LVGAN_OPS", "reference")  # nothing is in that cache, and building takes long
     monkeypatch.chdir(tmp_path)
     for i, name in enumerate(("real", "fake")):
         np.save(tmp_path / f"{name}.npy", standins.videos(i, 12, 20, shift=10 * i))
