@@ -202,9 +202,10 @@ class _Loop:
                 self._save(last=done)
             if looked and self.monitor.well and not self.unseen:
                 self._keep_best()
-            # Asked once a step, in one place: all ranks leave after the same one.
-            stop.signum = self.ranks.agree(stop.signum or 0) or None
-            if stop:
+            # Asked once a step, in one place: all ranks leave after the same one. (A signal that comes while they
+            # agree stays noted for the next.)
+            if agreed := self.ranks.agree(stop.signum or 0):
+                stop.signum = agreed
                 self._leave(stop)
         self._save(last=True)  # of a run of no steps
         return trainer.step

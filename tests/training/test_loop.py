@@ -18,6 +18,7 @@ from lvgan import checkpoint as ckpt
 from lvgan.config import Config, build
 from lvgan.errors import CheckpointError, ConfigError, DataError, MachineError, MediaError
 from lvgan.training import loop
+from lvgan.training.distributed import Ranks
 from lvgan.training.logging import RunLog, read_log
 from lvgan.training.loop import train
 from lvgan.training.runs import Run
@@ -124,6 +125,22 @@ def test_a_signal_writes_a_checkpoint(tmp_path, signum: int) -> None:
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     train(ToyTask(_config()), run, progress=False)
     assert run.step == 12
+
+
+def test_a_signal_while_the_ranks_agree_is_not_lost(tmp_path, monkeypatch) -> None:
+    asked = []
+
+    def agree(self: Ranks, number: int) -> int:
+        asked.append(number)
+        if len(asked) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)  # too late for this time: `number` is 0
+        return number
+
+    monkeypatch.setattr(Ranks, "agree", agree)
+    run = Run(tmp_path / "run")
+    with pytest.raises(Stopped, match="stopped at step 6, checkpoint written"):
+        train(ToyTask(_config()), run, progress=False)
+    assert asked == [0, 0, 0, 0, 0, signal.SIGTERM]
 
 
 def _slow(monkeypatch, seconds: float = 0.0) -> None:
