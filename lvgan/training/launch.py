@@ -106,12 +106,12 @@ def _wait(processes: Sequence[subprocess.Popen[bytes]], received: list[int]) -> 
         codes = [process.poll() for process in processes]
         if len(received) > 1:
             return 128 + received[0]
-        for rank, code in enumerate(codes):
-            if code and first is None:
-                first = code
-                deadline = time.monotonic() + PATIENCE
-                if code < 0 and not received:
-                    _say_killed(rank, -code)
+        failed = [(code, rank) for rank, code in enumerate(codes) if code]
+        if failed and first is None:
+            first, rank = min(failed)  # a killed one before those that may have left because of it
+            deadline = time.monotonic() + PATIENCE
+            if first < 0 and not received:
+                _say_killed(rank, -first)
         if None not in codes or time.monotonic() > deadline:
             break
         time.sleep(0.05)

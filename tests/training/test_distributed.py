@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -180,6 +181,12 @@ def test_a_killed_rank_stops_the_others(tmp_path: Path) -> None:
     assert "rank 1 was ended by SIGKILL" in _sentence(done.stderr)
     assert "Traceback" not in done.stderr
     assert [line["step"] for line in _log(tmp_path)] == [1, 2, 3, 4]
+
+
+def test_a_killed_rank_is_told_though_another_has_left_because_of_it(capsys) -> None:
+    processes = [SimpleNamespace(poll=lambda code=code: code) for code in (1, -signal.SIGKILL, 1)]
+    assert launch._wait(processes, []) == 1
+    assert "rank 1 was ended by SIGKILL" in _sentence(capsys.readouterr().err)
 
 
 def test_a_users_error_in_a_rank_is_one_sentence(tmp_path: Path) -> None:
