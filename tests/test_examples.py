@@ -89,3 +89,32 @@ def test_crossfade(tmp_path: Path) -> None:
     assert len(made) == 600
     assert np.abs(made[:64] - one).mean() < 6
     assert np.abs(made[-64:] - lvgan.load(lr, seed=0)[536:600]).mean() > 6
+
+
+def test_the_configuration_of_the_learning_example_is_legal() -> None:
+    values = cfg.merge(cfg.load_preset("tiny", "lr"), cfg.load_file(EXAMPLES / "learning" / "world.yaml", "lr"))
+    assert cfg.build("lr", values).data.frames == 32
+
+
+def test_pixel_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a picture whose halves have two colours and that turns black after 3 of 4 frames."""
+    monkeypatch.syspath_prepend(EXAMPLES / "learning")
+    from features import pixel_statistics
+
+    clip = np.zeros((1, 4, 16, 16, 3), np.uint8)
+    clip[:, :3, :8] = (255, 0, 0)
+    clip[:, :3, 8:] = (0, 0, 51)
+    found = pixel_statistics(clip)[0]
+    assert found.shape == (160,)
+    color, change = found[:48].reshape(4, 4, 3), found[48:96].reshape(4, 4, 3)
+    np.testing.assert_allclose(color[:2], np.broadcast_to([0.75, 0, 0], (2, 4, 3)))
+    np.testing.assert_allclose(color[2:], np.broadcast_to([0, 0, 0.15], (2, 4, 3)))
+    np.testing.assert_allclose(change[:2], np.broadcast_to([-2, 0, 0], (2, 4, 3)))
+    energies = found[96:].reshape(4, 4, 4)  # along rows, down columns, motion, variation; rows, columns
+    nothing = 0.1 * np.log(1e-6)
+    np.testing.assert_allclose(energies[0], nothing)
+    np.testing.assert_allclose(energies[1][[0, 2, 3]], nothing)  # the edge lies in the second row of cells
+    edge = (0.299 - 0.114 * 0.2) ** 2 * 0.75 / 4
+    np.testing.assert_allclose(energies[1][1], 0.1 * np.log(edge + 1e-6), rtol=1e-9)
+    np.testing.assert_allclose(energies[2][0], 0.1 * np.log(0.299**2 / 3 + 1e-6), rtol=1e-9)
+    np.testing.assert_allclose(energies[3], nothing, atol=1e-6)

@@ -1,0 +1,97 @@
+"""Measure checkpoints of a low-resolution run against held-out footage, as a function of step.
+
+    python measure.py ../runs/lr-0001 data held --steps 0 100 200 -o results
+
+runs `lvgan eval color-sim`, `fvd` (with features.py, pixel statistics) and `horizon` for each checkpoint, the training
+footage (real against real: the floor) among them, and writes results/results.json and results/learning.png. What has
+been measured is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+MEASURES = {"color-sim": "area of colour similarity", "fvd": "Fréchet distance of pixel statistics",
+            "motion": "motion (octaves from footage)", "repetition": "moments that repeat (share)"}  # fmt: skip
+
+
+def evaluate(measure: str, *arguments: object) -> None:
+    environment = os.environ | {"PYTHONPATH": str(HERE)}
+    command = ["lvgan", "eval", measure, *map(str, arguments)]
+    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def measure(what: Path, held: Path, folder: Path, frames: int) -> dict[str, float]:
+    """The figures of one operand against held-out footage."""
+    pair = (f"held={held}", f"x={what}")
+    long = 4 * frames
+    wanted = {
+        "color-sim": ("--frames", long, "--clips", 64),
+        "fvd": ("--frames", frames, "--clips", 512, "--detector", "features:pixel_statistics", "--workers", 1),
+        "horizon": ("--frames", 1024, "--dense", 1024, "--videos", 8),
+    }
+    for name, options in wanted.items():
+        if not (folder / f"{name}.json").exists():
+            evaluate(name, *pair, *options, "-o", folder)
+    scores = [s for name in wanted for s in json.loads((folder / f"{name}.json").read_text("utf-8"))["scores"]]
+
+    def value(metric: str) -> float:
+        return next(float(s["value"]) for s in reversed(scores) if s["metric"].startswith(metric))
+
+    return {"color-sim": value("color similarity area"), "fvd": value("fvd"),
+            "motion": value("motion-gap"), "repetition": value("self-repetition")}  # fmt: skip
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(MEASURES), figsize=(4 * len(MEASURES), 3.2), layout="constrained")
+    steps = sorted(map(int, results["steps"]))
+    for axis, (key, title) in zip(axes, MEASURES.items(), strict=True):
+        axis.plot(steps, [results["steps"][str(step)][key] for step in steps], "o-", color="#1b6ca8", markersize=4)
+        axis.axhline(results["floor"][key], color="#888888", linestyle="--", label="footage against footage")
+        axis.set(title=title, xlabel="step", ylim=(0, None))
+        axis.grid(alpha=0.2)
+    axes[0].legend()
+    figure.savefig(path, dpi=110)
+
+
+def closed(results: dict[str, Any], key: str, step: int) -> float:
+    """How much of the gap between the untrained network and footage is closed."""
+    floor, start = results["floor"][key], results["steps"]["0"][key]
+    return (start - float(results["steps"][str(step)][key])) / (start - floor)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("held", type=Path)
+    parser.add_argument("--untrained", type=Path, required=True, help="the checkpoint of step 0")
+    parser.add_argument("--steps", type=int, nargs="+", required=True)
+    parser.add_argument("--frames", type=int, default=32)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    options = parser.parse_args()
+    out = options.output
+    results: dict[str, Any] = {"floor": measure(options.data, options.held, out / "floor", options.frames), "steps": {}}
+    for step in [0, *options.steps]:
+        checkpoint = options.run / "checkpoints" / f"lr-step-{step:06d}.pt" if step else options.untrained
+        found = measure(checkpoint, options.held, out / f"step-{step:06d}", options.frames)
+        results["steps"][str(step)] = found
+        gaps = ", ".join(f"{key} {closed(results, key, step):.0%}" for key in ("color-sim", "fvd"))
+        print(step, {key: round(value, 4) for key, value in found.items()}, "gap closed:", gaps, flush=True)
+        (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        plot(results, out / "learning.png")
+
+
+if __name__ == "__main__":
+    main()
