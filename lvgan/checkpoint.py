@@ -16,7 +16,6 @@ import os
 import pickle
 import re
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from lvgan import weight_file
 from lvgan.errors import CheckpointError, DamagedCheckpointError, MachineError
+from lvgan.files import ZIP_DAMAGE
 from lvgan.version import __version__
 
 FORMAT = "lvgan-checkpoint"
@@ -180,7 +180,7 @@ def verify(path: Path) -> None:
                 with archive.open(record) as content:
                     while content.read(_READ):
                         pass
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+    except ZIP_DAMAGE as error:
         raise _damaged(path) from error
 
 

@@ -6,6 +6,8 @@ import errno
 import hashlib
 import os
 import re
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,8 @@ from typing import BinaryIO
 
 from lvgan.errors import ConfigError, MachineError
 
+# What reading a damaged archive raises; RuntimeError: also encrypted, or a compression that Python lacks.
+ZIP_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import stat
 import sys
+from abc import abstractmethod
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -127,8 +128,9 @@ class _FfmpegWriter(VideoWriter):
     def _kind(self) -> str:
         return self.path.suffix.lower()
 
+    @abstractmethod
     def _encode(self, height: int, width: int) -> Process:
-        raise NotImplementedError
+        """Start the program that takes frames of this size."""
 
     def _frames_in(self, height: int, width: int) -> Any:
         rate = f"{Fraction(self.fps).limit_denominator(1001)}"

@@ -31,7 +31,7 @@ from PIL import Image, UnidentifiedImageError
 
 from lvgan.data.writers import sync_and_close
 from lvgan.errors import DataError
-from lvgan.files import natural_key, writing
+from lvgan.files import ZIP_DAMAGE, natural_key, writing
 from lvgan.sizes import Size
 
 Frames = NDArray[np.uint8]  # [T, H, W, 3] or [T, H, W, 1]
@@ -324,8 +324,7 @@ def index_shard(shard: Path) -> list[StoredClip]:
         with zipfile.ZipFile(shard) as archive:
             members = {info.filename: info for info in archive.infolist() if not info.is_dir()}
             listed = _read_listing(archive, shard) if FRAME_PATHS in members else _listing(members)
-    except (zipfile.BadZipFile, OSError, EOFError, zlib.error, ValueError, RuntimeError) as error:
-        # RuntimeError: encrypted, a compression that Python lacks, or JSON that is nested without end
+    except (OSError, *ZIP_DAMAGE) as error:  # RuntimeError: JSON that is nested without end, too
         raise _damaged(shard, str(error)) from error
     return [_stored(shard, members, clip, names) for clip, names in listed.items()]
 
@@ -411,7 +410,7 @@ def shard_comment(path: Path) -> bytes:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.comment
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+    except (OSError, *ZIP_DAMAGE):
         return b""
 
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from lvgan.config import USUAL_FPS
 from lvgan.data.dataset import stored_fps
-from lvgan.data.shards import ShardFolder, find_resolutions
+from lvgan.data.shards import ShardFolder, clips_digest, find_resolutions
 from lvgan.data.video import measure_duration, probe, read_frames
 from lvgan.errors import DataError, MediaError
 from lvgan.evaluation.files import files_below, hash_files, hash_lines
@@ -366,8 +366,8 @@ class ShardSource(IndexedSource):
         return np.stack([fit_frame(frame, self.size) for frame in clip])
 
     def _hash(self) -> str:
-        """Clip names with stored bytes and CRC-32 of every frame, in whichever shard they stand."""
-        return hash_lines(f"{clip.name} {clip.members[:, 1:3].tolist()}" for clip in self._clips)
+        """Of names and checksums of every frame, in whichever shard they stand."""
+        return f"sha256:{clips_digest(self._clips)}"
 
 
 def _shard_folders(path: Path) -> dict[Size, Path]:

@@ -11,6 +11,7 @@ from lvgan.checkpoint import EXPORT_RECORD, has_origin
 from lvgan.errors import CheckpointError, MachineError
 from lvgan.export.formats import METADATA_KEY
 from lvgan.export.networks import FORMAT
+from lvgan.files import ZIP_DAMAGE
 
 _LARGEST = 4 << 20  # bytes of a record
 _KINDS: dict[str, type | tuple[type, ...]] = {
@@ -39,7 +40,7 @@ def _torchscript(path: Path) -> str | None:
                 return None
             with archive.open(names[0]) as record:  # which may be compressed, and unpack to anything
                 return record.read(_LARGEST).decode()
-    except (OSError, zipfile.BadZipFile, ValueError, RuntimeError, NotImplementedError, EOFError):
+    except (OSError, *ZIP_DAMAGE):
         return None  # something else, of which `checkpoint.load` knows what to say
 
 

@@ -8,6 +8,7 @@ scaled when it is used, so that Adam's step has the same relative size in every 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -61,7 +62,7 @@ class FullyConnected(nn.Module):
 # Running statistics
 
 
-class RunningStatistic(nn.Module):
+class RunningStatistic(nn.Module, ABC):
     """A module with a running mean that a training batch moves once, however the batch is cut.
 
     Outside :func:`one_update`, :meth:`observe` moves the running mean at once.
@@ -77,9 +78,9 @@ class RunningStatistic(nn.Module):
         self.register_buffer("_sum", torch.zeros(shape), persistent=False)
         self.register_buffer("_rows", torch.zeros([]), persistent=False)
 
+    @abstractmethod
     def move(self, mean: Tensor) -> None:
         """Move the running mean by the mean of one batch."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def observe(self, mean: Tensor, rows: int) -> None:

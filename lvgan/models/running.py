@@ -5,6 +5,7 @@ Neither is saved with the weights, and neither changes what is learnt beyond rou
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 HALVES = (torch.bfloat16, torch.float16)
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """A network that is a chain of large parts.
 
     `half_type` is the type of the activations in those parts that can bear it (None: float32 everywhere).
@@ -37,9 +38,9 @@ class Network(nn.Module):
             raise ValueError(f"half: expected bfloat16, float16 or None, got {half}")
         self.half_type, self.recompute = half, recompute
 
+    @abstractmethod
     def parts(self) -> list[nn.Module]:
         """The large parts, in order: where nearly all the time goes."""
-        raise NotImplementedError
 
     def _run(self, part: nn.Module, *inputs: Any, **update: bool) -> Tensor:
         """``part(*inputs)``.

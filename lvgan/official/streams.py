@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from abc import ABC, abstractmethod
 from typing import BinaryIO
 
 ALIGNMENT = 16  # bytes; the end of a large block lies at a multiple, and with it whatever fills its end
@@ -43,22 +44,22 @@ class Budget:
             raise RefusedError("it uses the same bytes for many storages, which no published file does")
 
 
-class Stream:
+class Stream(ABC):
     """Reads forwards; every length is compared with what is left before memory is taken."""
 
     remaining: int  # bytes
 
+    @abstractmethod
     def read(self, count: int) -> bytes:
         """The next `count` bytes, which are few."""
-        raise NotImplementedError
 
+    @abstractmethod
     def block(self, count: int) -> memoryview:
         """The next `count` bytes, which may be many: writable, and aligned at their end where they are copied."""
-        raise NotImplementedError
 
+    @abstractmethod
     def line(self) -> bytes:
         """Up to the next line feed, without it."""
-        raise NotImplementedError
 
     def number(self, form: str) -> int:
         """The next integer, in a form of :mod:`struct`."""
