@@ -24,6 +24,7 @@ from lvgan.errors import MachineError
 
 ANSWER = 5.0  # seconds to wait for news of a failure that shows in another way
 GRACE = 2.0  # seconds that a rank has to leave by itself after another's failure
+WELCOME = {"welcome": True}  # the relay's first words
 LONG_GRACE = 30.0  # the same, while it writes a file; and for the rank that failed itself, which reports
 
 
@@ -61,6 +62,12 @@ class Watch:
         place = json.loads(store.get("lvgan/relay"))
         try:
             self._socket = socket.create_connection((place["host"], place["port"]), timeout=60)
+            _send(self._socket, {"rank": rank, "token": place["token"]})
+            lines = _lines(self._socket)
+            # From here on the relay knows this rank: no failure passes it by, however soon rank 0 leaves.
+            if next(lines, None) != WELCOME:
+                self._socket.close()
+                raise ConnectionError("it does not answer")
         except OSError as error:
             raise MachineError(
                 f"rank {rank} cannot reach rank 0 at {place['host']}, port {place['port']} ({error}); "
@@ -68,11 +75,10 @@ class Watch:
             ) from error
         self._socket.settimeout(None)
         _keep_alive(self._socket)
-        _send(self._socket, {"rank": rank, "token": place["token"]})
-        threading.Thread(target=self._listen, name="watch", daemon=True).start()
+        threading.Thread(target=self._listen, args=(lines,), name="watch", daemon=True).start()
 
-    def _listen(self) -> None:
-        for line in _lines(self._socket):
+    def _listen(self, lines: Iterator[dict[str, Any]]) -> None:
+        for line in lines:
             self._learn(Failure(**line))
             return
         if not self._closing:
@@ -163,26 +169,27 @@ class _Relay:
             threading.Thread(target=self._serve, args=(connection,), name="relay", daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
-        lines = _lines(connection)
-        hello = next(lines, {})
-        if not secrets.compare_digest(str(hello.get("token")), self._token):
-            connection.close()
-            return
-        rank = int(hello["rank"])
-        with self._lock:
-            self._connections[rank] = connection
-            if self._failure is not None:
-                _send_quietly(connection, self._failure)
-        for line in lines:
-            if "bye" in line:
-                with self._lock:
-                    del self._connections[rank]
-                    if not self._connections:
-                        self._all_left.set()
+        with connection:
+            lines = _lines(connection)
+            hello = next(lines, {})
+            if not secrets.compare_digest(str(hello.get("token")), self._token):
                 return
-            self._pass_on(line["failure"])
-        message = f"rank {rank} has died without a word (killed, or out of memory)"
-        self._pass_on(asdict(Failure(rank, message, silent=True)))
+            rank = int(hello["rank"])
+            with self._lock:
+                self._connections[rank] = connection
+                _send_quietly(connection, WELCOME)
+                if self._failure is not None:
+                    _send_quietly(connection, self._failure)
+            for line in lines:
+                if "bye" in line:
+                    with self._lock:
+                        del self._connections[rank]
+                        if not self._connections:
+                            self._all_left.set()
+                    return
+                self._pass_on(line["failure"])
+            message = f"rank {rank} has died without a word (killed, or out of memory)"
+            self._pass_on(asdict(Failure(rank, message, silent=True)))
 
     def _pass_on(self, failure: dict[str, Any]) -> None:
         with self._lock:
