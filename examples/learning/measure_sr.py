@@ -1,0 +1,98 @@
+"""Measure a super-resolution run against bicubic enlargement and against the untrained network.
+
+    python measure_sr.py runs/close runs/world held --untrained runs/sr-0/checkpoints/sr-step-000000.pt -o results-sr
+
+enlarges the held-out footage's low resolution, and videos of the low-resolution run, by each method, and compares
+them with the held-out footage's high resolution: Fréchet distance of pixel statistics (features.py), and sharpness,
+the energy of the two finest octaves of detail, which low resolution does not hold, in octaves from the footage's
+(0 is right).
+Writes sr.json; what has been enlarged is not enlarged again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from measure import evaluate
+
+from lvgan.data.dataset import ClipDataset
+
+HERE = Path(__file__).parent
+
+
+def octaves(frames: np.ndarray) -> np.ndarray:
+    """Energies of luma in the finest octave of detail and the next: uint8 [T, H, W, 3] to [2], means over frames.
+
+    An octave is a ring of the spectrum, 1/2 to 1 and 1/4 to 1/2 of the highest frequency of a row or column.
+    """
+    height, width = frames.shape[1:3]
+    luma = frames / 255 @ (0.299, 0.587, 0.114)
+    window = np.hanning(height)[:, None] * np.hanning(width)  # no edge where the picture ends
+    power = np.abs(np.fft.fft2((luma - luma.mean((1, 2), keepdims=True)) * window)).mean(0) ** 2
+    radius = 2 * np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width))
+    return np.array([power[(radius > low) & (radius <= 2 * low)].sum() for low in (0.5, 0.25)])
+
+
+def videos(folder: Path) -> Iterator[np.ndarray]:
+    """The videos of a folder of .npy, or of prepared footage in high resolution."""
+    if any(folder.glob("*.npy")):
+        yield from (np.load(path) for path in sorted(folder.glob("*.npy")))
+    else:
+        dataset = ClipDataset(folder)
+        yield from (dataset.read(clip.name, 0, clip.frames, "hr") for clip in dataset.clips)
+
+
+def sharpness(folder: Path, reference: np.ndarray | None = None) -> np.ndarray:
+    energy = np.mean([octaves(frames[::10]) for frames in videos(folder)], axis=0)
+    return energy if reference is None else np.log2(energy / reference)
+
+
+def distance(made: Path, held: Path, folder: Path, size: str) -> float:
+    """Fréchet distance of 512 clips of 8 frames."""
+    if not (folder / "fvd.json").exists():
+        options = ("--frames", 8, "--clips", 512, "--detector", "features:pixel_statistics", "--workers", 1)
+        evaluate("fvd", f"held={held}", f"x={made}", *options, "--size", size, "-o", folder)
+    scores = json.loads((folder / "fvd.json").read_text("utf-8"))["scores"]
+    return next(float(score["value"]) for score in reversed(scores) if score["metric"].startswith("fvd"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sr", type=Path)
+    parser.add_argument("lr", type=Path)
+    parser.add_argument("held", type=Path)
+    parser.add_argument("--data", type=Path, required=True, help="the footage that was trained on: the floor")
+    parser.add_argument("--untrained", type=Path, required=True, help="the super-resolution checkpoint of step 0")
+    parser.add_argument("--size", default="128x128")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    options = parser.parse_args()
+    reference = sharpness(options.held)
+
+    def measured(name: str, made: Path) -> dict[str, float]:
+        fine, coarse = sharpness(made, reference).tolist()
+        score = distance(made, options.held, options.output / name, options.size)
+        print(f"{name}: distance {score:.3f}, sharpness {fine:+.2f} and {coarse:+.2f} octaves", flush=True)
+        return {"fvd": score, "fine": fine, "coarse": coarse}
+
+    results = {"footage": measured("footage", options.data)}
+    methods = {"bicubic": "bicubic", "untrained": options.untrained, "trained": options.sr}
+    for kind, source in (("real", options.held), ("generated", options.lr)):
+        for method, network in methods.items():
+            name = f"{kind}-{method}"
+            made = options.output / "videos" / name
+            if not made.is_dir():
+                partial = made.with_name(f"{name}.partial")
+                subprocess.run([sys.executable, HERE / "enlarge.py", source, str(network), "-o", partial], check=True)
+                partial.rename(made)
+            results[name] = measured(name, made)
+    (options.output / "sr.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
