@@ -295,7 +295,7 @@ def _typed(kind: Any, value: Any, key: str, limits: Mapping[str, Any]) -> Any:
     if isinstance(kind, types.UnionType):
         if value is None or value == "auto":
             return None
-        kind = typing.get_args(kind)[0]
+        kind, limits = typing.get_args(kind)[0], {**limits, "also": " or auto"}
     if dataclasses.is_dataclass(kind):
         return from_dict(typing.cast(type, kind), value, key + ".")
     if kind is Size:
@@ -309,7 +309,7 @@ def _typed(kind: Any, value: Any, key: str, limits: Mapping[str, Any]) -> Any:
         return tuple(_typed(item, v, key, {"min": 1, **limits} if item is int else limits) for v in value)
     if kind is str and isinstance(value, bool):
         value = _word(value, key, limits)
-    return _checked(_scalar(kind, value, key), key, limits)
+    return _checked(_scalar(kind, value, key, limits.get("also", "")), key, limits)
 
 
 def _word(value: bool, key: str, limits: Mapping[str, Any]) -> str:
@@ -321,7 +321,7 @@ def _word(value: bool, key: str, limits: Mapping[str, Any]) -> str:
     return next((word for word in words if word in choices), words[0])
 
 
-def _scalar(kind: type, value: Any, key: str) -> Any:
+def _scalar(kind: type, value: Any, key: str, also: str) -> Any:
     if kind is bool:
         if isinstance(value, bool):
             return value
@@ -338,7 +338,7 @@ def _scalar(kind: type, value: Any, key: str) -> Any:
             return int(value) if isinstance(value, int) else int(number)
         raise ConfigError(f"{key} is {value!r}, but a whole number was expected; the nearest is {round(number)}")
     except (TypeError, ValueError, OverflowError):
-        raise ConfigError(f"{key} is {value!r}, but a number was expected") from None
+        raise ConfigError(f"{key} is {value!r}, but a number{also} was expected") from None
 
 
 def _checked(value: Any, key: str, limits: Mapping[str, Any]) -> Any:

@@ -108,3 +108,9 @@ def test_words_that_yaml_takes_for_booleans_are_words_where_text_is_expected(wor
     with pytest.raises(ConfigError, match="quotes"):
         cfg.build("lr", cfg.parse_override("training.wandb=no"))
     assert cfg.build("lr", cfg.parse_override("training.wandb='no'")).training.wandb == "no"
+
+
+@pytest.mark.parametrize(("key", "wanted"), [("micro_batch", "a number or auto"), ("batch", "a number")])
+def test_a_word_for_a_number_is_told_what_words_there_are(key: str, wanted: str) -> None:
+    with pytest.raises(ConfigError, match=f"training.{key} is 'x', but {wanted} was expected$"):
+        cfg.build("lr", {"training": {key: "x"}})
