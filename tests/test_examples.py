@@ -91,9 +91,42 @@ def test_crossfade(tmp_path: Path) -> None:
     assert np.abs(made[-64:] - lvgan.load(lr, seed=0)[536:600]).mean() > 6
 
 
-def test_the_configuration_of_the_learning_example_is_legal() -> None:
-    values = cfg.merge(cfg.load_preset("tiny", "lr"), cfg.load_file(EXAMPLES / "learning" / "world.yaml", "lr"))
-    assert cfg.build("lr", values).data.frames == 32
+@pytest.mark.parametrize(("file", "stage", "frames"), [("world", "lr", 32), ("world", "sr", 4), ("ablation", "lr", 32)])
+def test_the_configurations_of_the_learning_example_are_legal(file: str, stage: str, frames: int) -> None:
+    values = cfg.merge(cfg.load_preset("tiny", stage), cfg.load_file(EXAMPLES / "learning" / f"{file}.yaml", stage))
+    assert cfg.build(stage, values).data.frames == frames
+
+
+def test_enlarging(tmp_path: Path) -> None:
+    networks = checkpoints.make(tmp_path)  # 16x16 to 32x32
+    low = lvgan.load(networks[0], seed=1)[0:6].astype(int)
+    for method in ("bicubic", networks[1]):
+        out = tmp_path / f"by {Path(method).stem}"
+        options = ("--factor=2", "--videos=2", "--frames=6", "-o", out)
+        run("learning/enlarge.py", networks[0], method, *options, cwd=tmp_path)
+        videos = [np.load(path) for path in sorted(out.iterdir())]
+        assert [video.shape for video in videos] == [(6, 32, 32, 3)] * 2
+        assert videos[1].dtype == np.uint8
+        assert videos[1].std(axis=(0, 1, 2)).min() > 2
+        if method == "bicubic":
+            small = videos[1].reshape(6, 16, 2, 16, 2, 3).mean((2, 4))
+            assert np.abs(small - low).mean() < 0.1 * low.std()
+
+
+def test_octaves_of_detail(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of waves whose frequency is known; twice the amplitude is four times the energy."""
+    monkeypatch.syspath_prepend(EXAMPLES / "learning")
+    from measure_sr import octaves
+
+    def wave(cycles: float, amplitude: float) -> np.ndarray:
+        values = 128 + amplitude * np.cos(2 * np.pi * cycles * np.arange(64) / 64)
+        return np.broadcast_to(np.round(values)[None, :, None, None], (2, 64, 64, 3)).astype(np.uint8)
+
+    fine, coarse = octaves(wave(24, 40)), octaves(wave(12, 40))  # of 32, the highest
+    assert fine[0] > 1e4 * fine[1]
+    assert coarse[1] > 1e4 * coarse[0]
+    assert octaves(wave(24, 80))[0] / fine[0] == pytest.approx(4, rel=0.03)  # whole numbers
+    assert octaves(wave(4, 40)).max() < 1e-3 * fine[0]
 
 
 def test_pixel_statistics(monkeypatch: pytest.MonkeyPatch) -> None:

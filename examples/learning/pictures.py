@@ -1,0 +1,82 @@
+"""Pictures of what was learnt.
+
+    python pictures.py runs/world runs/close held --steps 250 1000 4000 --untrained runs/untrained/... -o results
+
+writes steps.png (eight frames of one clip: footage, then the network after each number of steps), long.png (one video
+of both networks, a frame every five seconds for two minutes, row by row) and sr.png (held-out footage: low resolution,
+bicubic, super-resolution, truth).
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from enlarge import bicubic
+from PIL import Image
+
+import lvgan
+from lvgan.data.dataset import ClipDataset
+from lvgan.generate.generators import load_sr, upscale
+from lvgan.pixels import to_bytes
+
+
+def row(frames: list[np.ndarray] | np.ndarray, height: int = 96) -> np.ndarray:
+    """Frames [H, W, 3] side by side, at `height` without smoothing."""
+    size = (height * frames[0].shape[1] // frames[0].shape[0], height)
+    resized = [Image.fromarray(frame).resize(size, Image.Resampling.BOX) for frame in frames]
+    return np.concatenate([np.asarray(frame) for frame in resized], axis=1)
+
+
+def save(rows: list[np.ndarray], path: Path) -> None:
+    Image.fromarray(np.concatenate(rows)).save(path, optimize=True)
+
+
+def steps(options: argparse.Namespace, dataset: ClipDataset) -> list[np.ndarray]:
+    places = range(0, 32, 4)
+    rows = [row(dataset.read(dataset.clips[3].name, 0, 32, "lr")[places])]
+    checkpoints = [options.lr / "checkpoints" / f"lr-step-{step:06d}.pt" for step in options.steps]
+    for checkpoint in (options.untrained, *checkpoints):
+        rows.append(row(lvgan.load(checkpoint, seed=options.seed)[0:32][places]))
+    return rows
+
+
+def long(options: argparse.Namespace) -> list[np.ndarray]:
+    video = lvgan.load(options.lr, options.sr, seed=options.seed)
+    times = [int(5 * video.fps * i) for i in range(24)]
+    return [row([video[t] for t in times[start : start + 8]]) for start in (0, 8, 16)]
+
+
+def comparison(options: argparse.Namespace, dataset: ClipDataset) -> list[np.ndarray]:
+    generator, _ = load_sr(options.sr, torch.device("cpu"))
+    columns = []
+    for clip in dataset.clips[::4]:
+        low = dataset.read(clip.name, 40, 9, "lr")
+        made = list(upscale(iter(torch.from_numpy(low).permute(0, 3, 1, 2)), generator))[4]
+        truth = dataset.read(clip.name, 44, 1, "hr")[0]
+        enlarged = bicubic(low[4:5], truth.shape[0] // low.shape[1])[0]
+        columns.append([low[4], enlarged, to_bytes(made).permute(1, 2, 0).numpy(), truth])
+    return [row(list(frames), height=160) for frames in zip(*columns, strict=True)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("lr", type=Path)
+    parser.add_argument("sr", type=Path)
+    parser.add_argument("held", type=Path)
+    parser.add_argument("--untrained", type=Path, required=True, help="the low-resolution checkpoint of step 0")
+    parser.add_argument("--steps", type=int, nargs="+", required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    dataset = ClipDataset(options.held)
+    save(steps(options, dataset), options.output / "steps.png")
+    save(long(options), options.output / "long.png")
+    save(comparison(options, dataset), options.output / "sr.png")
+
+
+if __name__ == "__main__":
+    main()
