@@ -223,9 +223,7 @@ def _skeleton(make: Callable[[], Any]) -> Any:
         raise RefusedError(f"its network cannot be built here ({_sentence(error, 200)})") from error
 
 
-def fit(
-    module: Module, network: nn.Module, rename: Callable[[str], str], known: filters.Filters
-) -> dict[str, Tensor]:
+def fit(module: Module, network: nn.Module, rename: Callable[[str], str], known: filters.Filters) -> dict[str, Tensor]:
     """The state of `network` out of a published module, every tensor of which is used exactly once.
 
     Raises:

@@ -249,4 +249,3 @@ def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
 
 def _whole(value: Any, default: int) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else default
-
