@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The paper's two ablations in small: clips of 32 frames against 8, and noise filtered over the right times against far
-# too short ones; 16x16 frames, 500 steps, three seeds. Run it where raw/ and held-raw/ are; it goes on where it stopped.
+# too short ones; 16x16 frames, 400 steps, three seeds. Run it where raw/ and held-raw/ are; it goes on where it stopped.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 

@@ -162,7 +162,13 @@ class MagnitudeEMA(RunningStatistic):
 def convolve(x: Tensor, weight: Tensor) -> Tensor:
     """Correlation with zero padding that keeps the size, in 1, 2 or 3 dimensions (odd kernels)."""
     conv = (F.conv1d, F.conv2d, F.conv3d)[weight.ndim - 3]
-    return conv(x, weight.to(x.dtype), padding=[size // 2 for size in weight.shape[2:]])
+    padding = [size // 2 for size in weight.shape[2:]]
+    if x.ndim == 5 and x.dtype in HALVES and x.shape[2] < weight.shape[2]:
+        # Without zeros in the tensor itself, the CPU's bfloat16 gradient of the weight holds what nobody has written
+        # (oneDNN, torch 2.13).
+        x = F.pad(x, (0, 0, 0, 0, padding[0], padding[0]))
+        padding[0] = 0
+    return conv(x, weight.to(x.dtype), padding=padding)
 
 
 class Convolution(nn.Module):

@@ -68,6 +68,29 @@ def test_convolve_is_correlation(kernel: tuple[int, ...]) -> None:
     assert_close_to_max(convolve(x, weight)[0], torch.from_numpy(expected))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02), (torch.float16, 0.003)], ids=str
+)
+@pytest.mark.parametrize("kernel", [(5, 3, 3), (3, 3, 3)], ids=str)
+@pytest.mark.parametrize("frames", range(1, 6))
+def test_gradients_of_clips_shorter_than_the_kernel(
+    frames: int, kernel: tuple[int, int, int], dtype: torch.dtype, tolerance: float
+) -> None:
+    """Against torch in float64, in memory that held something else before."""
+    padding = [size // 2 for size in kernel]
+    for seed in range(10):
+        torch.manual_seed(seed)
+        inputs = [torch.randn(4, 16, frames, 4, 4), torch.randn(24, 16, *kernel), torch.randn(4, 24, frames, 4, 4)]
+        x, weight, upstream = (value.to(dtype) for value in inputs)
+        torch.full((1 + seed % 7, 50_000), torch.nan)  # freed at once
+        x, weight = x.requires_grad_(), weight.requires_grad_()
+        ours = torch.autograd.grad((convolve(x, weight),), (x, weight), upstream)
+        x, weight = x.detach().double().requires_grad_(), weight.detach().double().requires_grad_()
+        expected = torch.autograd.grad(F.conv3d(x, weight, padding=padding), (x, weight), upstream.double())
+        for one, other in zip(ours, expected, strict=True):
+            assert_close_to_max(one.double(), other, tolerance)
+
+
 def test_convolution_keeps_the_variance_of_white_noise() -> None:
     torch.manual_seed(0)
     layer = Convolution(16, 32, (5, 3, 3))
