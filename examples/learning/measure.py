@@ -27,8 +27,8 @@ def evaluate(measure: str, *arguments: object) -> None:
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def measure(what: Path, held: Path, folder: Path, frames: int) -> dict[str, float]:
-    """The figures of one operand against held-out footage."""
+def measure(what: Path, held: Path, folder: Path, frames: int, size: str) -> dict[str, float]:
+    """The figures of one operand against held-out footage, in frames of `size`."""
     pair = (f"held={held}", f"x={what}")
     long = 4 * frames
     wanted = {
@@ -38,7 +38,7 @@ def measure(what: Path, held: Path, folder: Path, frames: int) -> dict[str, floa
     }
     for name, options in wanted.items():
         if not (folder / f"{name}.json").exists():
-            evaluate(name, *pair, *options, "-o", folder)
+            evaluate(name, *pair, *options, "--size", size, "-o", folder)
     scores = [s for name in wanted for s in json.loads((folder / f"{name}.json").read_text("utf-8"))["scores"]]
 
     def value(metric: str) -> float:
@@ -79,13 +79,18 @@ def main() -> None:
     parser.add_argument("--untrained", type=Path, required=True, help="the checkpoint of step 0")
     parser.add_argument("--steps", type=int, nargs="+", required=True)
     parser.add_argument("--frames", type=int, default=32)
+    parser.add_argument("--size", default="32x32")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     out = options.output
-    results: dict[str, Any] = {"floor": measure(options.data, options.held, out / "floor", options.frames), "steps": {}}
+
+    def measured(what: Path, name: str) -> dict[str, float]:
+        return measure(what, options.held, out / name, options.frames, options.size)
+
+    results: dict[str, Any] = {"floor": measured(options.data, "floor"), "steps": {}}
     for step in [0, *options.steps]:
         checkpoint = options.run / "checkpoints" / f"lr-step-{step:06d}.pt" if step else options.untrained
-        found = measure(checkpoint, options.held, out / f"step-{step:06d}", options.frames)
+        found = measured(checkpoint, f"step-{step:06d}")
         results["steps"][str(step)] = found
         gaps = ", ".join(f"{key} {closed(results, key, step):.0%}" for key in ("color-sim", "fvd"))
         print(step, {key: round(value, 4) for key, value in found.items()}, "gap closed:", gaps, flush=True)

@@ -21,7 +21,9 @@ def main() -> None:
     results: dict[str, dict[str, list[float]]] = {}
     for name in options.names:
         runs = [f"{name}-{seed}" for seed in range(options.seeds)]
-        found = [measure(Path("runs", run), options.held, options.output / run, options.frames) for run in runs]
+        found = [
+            measure(Path("runs", run), options.held, options.output / run, options.frames, "16x16") for run in runs
+        ]
         results[name] = {key: [one[key] for one in found] for key in MEASURES}
         print(name, *(f"{k} {mean(v):.3f} ± {stdev(v):.3f}" for k, v in results[name].items()), sep=", ", flush=True)
     (options.output / "ablations.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
