@@ -104,7 +104,7 @@ def test_enlarging(tmp_path: Path) -> None:
         out = tmp_path / f"by {Path(method).stem}"
         options = ("--factor=2", "--videos=2", "--frames=6", "-o", out)
         run("learning/enlarge.py", networks[0], method, *options, cwd=tmp_path)
-        videos = [np.load(path) for path in sorted(out.iterdir())]
+        videos = [np.stack([np.asarray(Image.open(p)) for p in sorted(v.iterdir())]) for v in sorted(out.iterdir())]
         assert [video.shape for video in videos] == [(6, 32, 32, 3)] * 2
         assert videos[1].dtype == np.uint8
         assert videos[1].std(axis=(0, 1, 2)).min() > 2

@@ -3,7 +3,7 @@
     python enlarge.py held bicubic -o out/              # the frames of prepared footage
     python enlarge.py runs/world runs/close -o out/     # 48 videos of a network
 
-writes one ``.npy`` (uint8 [T, H, W, 3]) a video, a folder that `lvgan eval` takes.
+writes a folder of PNG frames a video, which `lvgan eval` takes.
 """
 
 from __future__ import annotations
@@ -60,7 +60,10 @@ def main() -> None:
         else:
             made = upscale(iter(torch.from_numpy(frames).permute(0, 3, 1, 2)), generator, seed=number)
             large = np.stack([to_bytes(frame).permute(1, 2, 0).numpy() for frame in made])
-        np.save(options.output / f"{number:03d}.npy", large)
+        folder = options.output / f"{number:03d}"
+        folder.mkdir(exist_ok=True)
+        for index, frame in enumerate(large):
+            Image.fromarray(frame).save(folder / f"{index:06d}.png")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,9 @@ MEASURES = {"color-sim": "area of colour similarity", "fvd": "Fréchet distance 
 def evaluate(measure: str, *arguments: object) -> None:
     environment = os.environ | {"PYTHONPATH": str(HERE)}
     command = ["lvgan", "eval", measure, *map(str, arguments)]
-    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr.splitlines()[-1])
 
 
 def measure(what: Path, held: Path, folder: Path, frames: int, size: str) -> dict[str, float]:

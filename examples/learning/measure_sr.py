@@ -20,8 +20,10 @@ from pathlib import Path
 
 import numpy as np
 from measure import evaluate
+from PIL import Image
 
 from lvgan.data.dataset import ClipDataset
+from lvgan.data.shards import find_resolutions
 
 HERE = Path(__file__).parent
 
@@ -40,16 +42,17 @@ def octaves(frames: np.ndarray) -> np.ndarray:
 
 
 def videos(folder: Path) -> Iterator[np.ndarray]:
-    """The videos of a folder of .npy, or of prepared footage in high resolution."""
-    if any(folder.glob("*.npy")):
-        yield from (np.load(path) for path in sorted(folder.glob("*.npy")))
-    else:
+    """Every tenth frame of each video of a folder that enlarge.py wrote, or of prepared footage in high resolution."""
+    if find_resolutions(folder):
         dataset = ClipDataset(folder)
-        yield from (dataset.read(clip.name, 0, clip.frames, "hr") for clip in dataset.clips)
+        yield from (dataset.read(clip.name, 0, clip.frames, "hr")[::10] for clip in dataset.clips)
+    else:
+        for video in sorted(folder.iterdir()):
+            yield np.stack([np.asarray(Image.open(path)) for path in sorted(video.iterdir())[::10]])
 
 
 def sharpness(folder: Path, reference: np.ndarray | None = None) -> np.ndarray:
-    energy = np.mean([octaves(frames[::10]) for frames in videos(folder)], axis=0)
+    energy = np.mean([octaves(frames) for frames in videos(folder)], axis=0)
     return energy if reference is None else np.log2(energy / reference)
 
 
