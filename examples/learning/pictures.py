@@ -1,10 +1,10 @@
 """Pictures of what was learnt.
 
-    python pictures.py runs/world runs/close held --steps 250 1000 4000 --untrained runs/untrained/... -o results
+    python pictures.py runs/world runs/close held --sr-held sr-held --steps 500 1000 --untrained UNTRAINED.pt -o results
 
-writes steps.png (eight frames of one clip: footage, then the network after each number of steps), long.png (one video
-of both networks, a frame every five seconds for two minutes, row by row) and sr.png (held-out footage: low resolution,
-bicubic, super-resolution, truth).
+writes steps.png (eight frames of one clip: footage, then the network untrained and after each number of steps),
+long.png (one video, a frame every five seconds for two minutes, row by row) and sr.png (held-out footage: low
+resolution, bicubic, super-resolution, truth).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def steps(options: argparse.Namespace, dataset: ClipDataset) -> list[np.ndarray]
 
 
 def long(options: argparse.Namespace) -> list[np.ndarray]:
-    video = lvgan.load(options.lr, options.sr, seed=options.seed)
+    video = lvgan.load(options.lr, seed=options.seed)
     times = [int(5 * video.fps * i) for i in range(24)]
     return [row([video[t] for t in times[start : start + 8]]) for start in (0, 8, 16)]
 
@@ -65,17 +65,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("lr", type=Path)
     parser.add_argument("sr", type=Path)
-    parser.add_argument("held", type=Path)
+    parser.add_argument("held", type=Path, help="held-out footage for the low resolution")
+    parser.add_argument("--sr-held", type=Path, required=True, help="the same at the sizes of the super-resolution")
     parser.add_argument("--untrained", type=Path, required=True, help="the low-resolution checkpoint of step 0")
     parser.add_argument("--steps", type=int, nargs="+", required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    dataset = ClipDataset(options.held)
-    save(steps(options, dataset), options.output / "steps.png")
+    save(steps(options, ClipDataset(options.held)), options.output / "steps.png")
     save(long(options), options.output / "long.png")
-    save(comparison(options, dataset), options.output / "sr.png")
+    save(comparison(options, ClipDataset(options.sr_held)), options.output / "sr.png")
 
 
 if __name__ == "__main__":
