@@ -37,9 +37,9 @@ module.prepare(sys.argv[1], sys.argv[2], **(dict(lr=Size(16, 16), hr=Size(64, 64
 """
 
 
-def start(raw: Path, out: Path, options: str = "{}") -> subprocess.Popen[str]:
+def start(raw: Path, out: Path, options: str = "{}", stdin: int | None = None) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", CODE, str(raw), str(out), options]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdin=stdin, stderr=subprocess.PIPE, text=True)
 
 
 def run(raw: Path, out: Path, **options: object) -> Manifest:
@@ -182,14 +182,18 @@ def test_the_second_is_refused(raw: Path, tmp_path: Path, small_shards: None) ->
 
 
 def test_a_worker_leaves_with_its_parent(raw: Path, tmp_path: Path) -> None:
-    process = start(raw, tmp_path / "out", "{'workers': 2}")
+    # The parent halts at the first frames, so it cannot have finished before it is killed.
+    progress = "lambda phase, done, _: phase == 'frames' and done and (sys.stderr.write('now\\n'), sys.stdin.read())"
+    process = start(raw, tmp_path / "out", f"{{'workers': 2, 'progress': {progress}}}", stdin=subprocess.PIPE)
+    try:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "now\n"
+        children = _children(process.pid)
+        assert len(children) >= 2
+    finally:
+        process.kill()
+        process.communicate()
     deadline = time.monotonic() + 60
-    while not list(tmp_path.rglob("*.partial")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    children = _children(process.pid)
-    assert len(children) >= 2
-    process.kill()
-    process.communicate()
     while any(map(_alive, children)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(_alive, children))
