@@ -34,7 +34,7 @@ def measure(what: Path, held: Path, folder: Path, frames: int, size: str) -> dic
     pair = (f"held={held}", f"x={what}")
     long = 4 * frames
     wanted = {
-        "color-sim": ("--frames", long, "--clips", 64),
+        "color-sim": ("--frames", long, "--clips", 256),
         "fvd": ("--frames", frames, "--clips", 512, "--detector", "features:pixel_statistics", "--workers", 1),
         "horizon": ("--frames", 1024, "--dense", 1024, "--videos", 8),
     }

@@ -1,8 +1,8 @@
 """Pictures of what was learnt.
 
-    python pictures.py runs/world runs/close held --sr-held sr-held --steps 500 1000 --untrained UNTRAINED.pt -o results
+    python pictures.py runs/world runs/close held --sr-held sr-held --checkpoints A.pt B.pt -o results
 
-writes steps.png (eight frames of one clip: footage, then the network untrained and after each number of steps),
+writes steps.png (eight frames of one clip: footage, then each checkpoint),
 long.png (one video, a frame every five seconds for two minutes, row by row) and sr.png (held-out footage: low
 resolution, bicubic, super-resolution, truth).
 """
@@ -37,8 +37,7 @@ def save(rows: list[np.ndarray], path: Path) -> None:
 def steps(options: argparse.Namespace, dataset: ClipDataset) -> list[np.ndarray]:
     places = range(0, 32, 4)
     rows = [row(dataset.read(dataset.clips[3].name, 0, 32, "lr")[places])]
-    checkpoints = [options.lr / "checkpoints" / f"lr-step-{step:06d}.pt" for step in options.steps]
-    for checkpoint in (options.untrained, *checkpoints):
+    for checkpoint in options.checkpoints:
         rows.append(row(lvgan.load(checkpoint, seed=options.seed)[0:32][places]))
     return rows
 
@@ -67,8 +66,7 @@ def main() -> None:
     parser.add_argument("sr", type=Path)
     parser.add_argument("held", type=Path, help="held-out footage for the low resolution")
     parser.add_argument("--sr-held", type=Path, required=True, help="the same at the sizes of the super-resolution")
-    parser.add_argument("--untrained", type=Path, required=True, help="the low-resolution checkpoint of step 0")
-    parser.add_argument("--steps", type=int, nargs="+", required=True)
+    parser.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="the low resolution's, in order")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
