@@ -1,6 +1,6 @@
 """Measure checkpoints of a low-resolution run against held-out footage, as a function of step.
 
-    python measure.py ../runs/lr-0001 data held --steps 0 100 200 -o results
+    python measure.py runs/world data held --untrained UNTRAINED.pt --steps 1000 2000 -o results
 
 runs `lvgan eval color-sim`, `fvd` (with features.py, pixel statistics) and `horizon` for each checkpoint, the training
 footage (real against real: the floor) among them, and writes results/results.json and results/learning.png. What has
