@@ -12,16 +12,12 @@ from pathlib import Path
 
 import pytest
 
-import lvgan as package
 from lvgan.cli import doctor
-
-ROOT = Path(package.__file__).parents[1]
+from tests.cli import program
 
 
 def lvgan(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
-    command = [sys.executable, "-m", "lvgan", *arguments]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    return program.lvgan(*arguments, env=environment)
 
 
 def test_everything_is_here(tmp_path) -> None:

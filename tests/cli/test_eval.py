@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lvgan.cli import bench_eval
-from tests.cli.test_main import lvgan, refused
+from tests.cli.program import lvgan, refused
 
 
 @pytest.fixture

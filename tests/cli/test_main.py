@@ -9,23 +9,17 @@ import sys
 
 import pytest
 
+from tests.cli import program
+from tests.cli.program import refused
+
 COMMANDS = ["quickstart", "footage", "prepare", "train-lr", "train-sr", "sample", "upscale", "bundle", "inspect"]
 COMMANDS += ["export", "hub", "data", "runs", "plot", "eval", "bench", "ops", "doctor"]
 
 
 def lvgan(*arguments: object, cwd=None) -> subprocess.CompletedProcess[str]:
+    """The program as it is started from a shell."""
     command = [sys.executable, "-m", "lvgan", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120, check=False)
-
-
-def refused(*arguments: object, cwd=None) -> str:
-    """The one sentence of a refusal."""
-    result = lvgan(*arguments, cwd=cwd)
-    assert result.returncode == 2, result.stderr + result.stdout
-    assert "Traceback" not in result.stderr
-    lines = [line for line in result.stderr.splitlines() if line.startswith("lvgan: error: ")]
-    assert len(lines) == 1, result.stderr
-    return lines[0]
 
 
 def test_version_and_help() -> None:
@@ -35,7 +29,7 @@ def test_version_and_help() -> None:
     text = lvgan("--help").stdout
     assert all(f" {command} " in text for command in COMMANDS)
     for command in COMMANDS:
-        assert lvgan(command, "--help").returncode == 0
+        assert program.lvgan(command, "--help").returncode == 0
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -14,7 +14,7 @@ import torch
 from lvgan.data.video import probe
 from lvgan.training.logging import read_log
 from lvgan.training.runs import Run
-from tests.cli.test_main import lvgan, refused
+from tests.cli.program import lvgan, refused
 from tests.clips import decode
 
 LR_STEPS, SR_STEPS = 20, 6

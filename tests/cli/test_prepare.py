@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 from lvgan.data.manifest import Manifest
+from tests.cli import program
 from tests.clips import ffmpeg, make_video
 
 
-def lvgan(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    code = (
-        "import sys, typer, lvgan.cli.prepare as p\n"
-        "from lvgan.cli import fail; from lvgan.errors import LvganError\n"
-        "app = typer.Typer(); app.callback()(lambda: None); p.register(app)\n"
-        "try:\n    app()\nexcept LvganError as e:\n    fail(str(e)); sys.exit(2)\n"
-    )
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "COLUMNS": "200"}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment)
+def lvgan(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return program.lvgan(*arguments, cwd=cwd, env={"COLUMNS": "200"})
 
 
 def test_report(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Train a tiny network in child processes that kill themselves (SIGKILL) at chosen points, until one ends.
 
-Run as ``python -m tests.training.killed STAGE SHARDS FOLDER``: ``FOLDER/a`` is an undisturbed run, ``FOLDER/b``
-the one that was killed. Torch is imported once: each child is a fork.
+Run as ``python -m tests.training.killed STAGE SHARDS FOLDER [POINTS]``: ``FOLDER/a`` is an undisturbed run,
+``FOLDER/b`` the one that was killed. Torch is imported once: each child is a fork.
 """
 
 from __future__ import annotations
@@ -44,13 +44,18 @@ POINTS = [
 ]
 
 
-def main(stage: str, shards: str, folder: str) -> None:
-    """Make both runs."""
+COMPUTING = ["generator", "discriminator", "r1", "preview", "average"]  # what differs between the stages
+
+
+def main(stage: str, shards: str, folder: str, points: str = "all") -> None:
+    """Make both runs; `points`: all, or computing."""
     torch.set_num_threads(1)
     torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])  # loads what every child would load
     logging.RunLog(Path(shards), 0).close()
     assert _child(stage, Path(shards), Path(folder, "a"), None) == 0
     for point in POINTS:
+        if points == "computing" and point[0] not in COMPUTING:
+            continue
         status = _child(stage, Path(shards), Path(folder, "b"), point)
         assert os.WIFSIGNALED(status), f"did not die at {point}"
         assert os.WTERMSIG(status) == signal.SIGKILL, f"died of something else at {point}"
@@ -76,7 +81,7 @@ def _train(stage: str, shards: Path, folder: Path, point: tuple[str, int] | None
     if stage == "lr":
         values = cfg.merge(values, {"data": {"frames": 16}, "model": {"generator": {"footprint_max": 100}}})
     else:
-        values = cfg.merge(values, {"training": {"ada_rate": 0.05}})
+        values = cfg.merge(values, {"model": {"generator": {"layers": 5}}, "training": {"ada_rate": 0.05}})
     config = cfg.build(stage, values)
     data = ClipDataset(shards, LOW, HIGH)
     task: Any = (lr.LrTask if stage == "lr" else sr.SrTask)(config, data, torch.device("cpu"))  # type: ignore[arg-type]

@@ -44,9 +44,11 @@ def _same(one: Any, two: Any, where: str = "") -> None:
         assert one == two, where
 
 
-@pytest.mark.parametrize("stage", ["lr", "sr"])
-def test_killed_at_every_point(stage: str, shards: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tests.training.killed", stage, str(shards), str(tmp_path)]
+@pytest.mark.parametrize(
+    ("stage", "points"), [("lr", "all"), ("sr", "computing"), pytest.param("sr", "all", marks=pytest.mark.slow)]
+)
+def test_killed_at_every_point(stage: str, points: str, shards: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.training.killed", stage, str(shards), str(tmp_path), points]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=600, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
