@@ -192,6 +192,7 @@ class EncodedWriter(_FfmpegWriter):
             frames, options = self._h264(frames, format="matroska")
         else:
             frames, options = self._h264(frames, format="mp4", movflags="frag_keyframe+empty_moov+default_base_moof")
+        options["flush_packets"] = 1  # not 256 kB at a time, of which a kill would lose the last
         return Process(command_line(frames.output(FILE, **options).overwrite_output(), self.partial), reads=True)
 
     def _finish(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,21 @@ def test_mp4(tmp_path: Path, height: int, width: int) -> None:
     assert len(found) == 20
     assert np.abs(found[:, :height, :width].astype(int) - frames).mean() < 4  # colours are tagged as they are
     assert os.listdir(tmp_path) == ["v.mp4"]
+
+
+@pytest.mark.parametrize("name", ["v.mp4", "v.mkv"])
+def test_small_frames_reach_the_file_as_they_are_made(tmp_path: Path, name: str) -> None:
+    """A kill loses what the encoder holds (up to 250 frames and those it looks ahead), not a buffer's 256 kB."""
+    frames = picture(650, 16, 16)
+    partial = tmp_path / f"{name[:1]}.partial{name[1:]}"
+    with open_writer(tmp_path / name, 30) as writer:
+        for frame in frames:
+            writer.write(frame)
+        deadline = time.monotonic() + 60
+        while partial.stat().st_size < 3000 or len(decode(partial, 16, 16)) < 250:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert len(decode(tmp_path / name, 16, 16)) == len(frames)
 
 
 def test_mp4_colours_are_tagged(tmp_path: Path) -> None:
