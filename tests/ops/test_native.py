@@ -22,31 +22,23 @@ import lvgan
 from lvgan.errors import ConfigError, MachineError
 from lvgan.ops import bias_act, building, compilers, filtered_lrelu, native, setup_filter
 from lvgan.ops import cache as folders
+from tests.forked import Forked
 
 TRIVIAL = Path(__file__).parent / "trivial"
 ROOT = Path(lvgan.__file__).parents[1]
 COMPILER = shutil.which("g++") or shutil.which("c++") or shutil.which("clang++")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler here")
 
-# Says what `activate` said, the status, and the value of an operator that the library has.
-ACTIVATE = """
-import sys
-from pathlib import Path
-import torch
-from lvgan.errors import LvganError
-from lvgan.ops import bias_act, building, native
-building.SOURCES = Path(sys.argv[1])
-assert not native.native_ops("cpu")["bias_act"]  # nothing happens at import
-try:
+
+def _activate(sources: Path) -> None:
+    """Print what `activate` says, the status, and the value of an operator that the library has."""
+    building.SOURCES = sources
+    assert not native.native_ops("cpu")["bias_act"]  # nothing happens at import
     status = native.activate("cpu", lambda line: print("said:", line))
     print("status:", "native" if status.active else "reference", "|", status.reason, "|", status.path)
-except LvganError as error:
-    print("error:", error)
-again = native.activate("cpu", lambda line: print("said again:", line)) if "error" not in globals() else None
-x = torch.tensor([[-1.0, 2.0]])
-print("value:", bias_act(x, activation="lrelu", gain=1.0).tolist())
-print("registered:", native.native_ops("cpu")["bias_act"])
-"""
+    native.activate("cpu", lambda line: print("said again:", line))
+    print("value:", bias_act(torch.tensor([[-1.0, 2.0]]), activation="lrelu", gain=1.0).tolist())
+    print("registered:", native.native_ops("cpu")["bias_act"])
 
 
 @pytest.fixture
@@ -70,15 +62,14 @@ def script(path: Path, text: str) -> str:
     return str(path)
 
 
-def start(sources: Path = TRIVIAL, **environment: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", ACTIVATE, str(sources)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env)
+def start(sources: Path = TRIVIAL, **environment: str) -> Forked:
+    return Forked(_activate, sources, env={"OMP_NUM_THREADS": "1", **environment})
 
 
-def outcome(process: subprocess.Popen[str]) -> str:
-    said, _ = process.communicate(timeout=100)
-    assert process.returncode == 0, said
+def outcome(process: Forked) -> str:
+    done = process.finish()
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
     assert "value: [[-0.2" in said
     assert ", 2.0]]" in said
     return said
