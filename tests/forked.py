@@ -36,6 +36,13 @@ class Forked:
         )
         self._process.start()
 
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
+
+    def send_signal(self, signum: int) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, signum)
+
     def finish(self, patience: float = 120) -> subprocess.CompletedProcess[str]:
         """Wait for the end, at most so many seconds; what it left with and printed."""
         process = self._process

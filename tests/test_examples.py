@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import lvgan
 from lvgan import config as cfg
 from tests import checkpoints
 from tests.clips import decode
+from tests.forked import Forked
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SUBCOMMANDS = "color-sim|compare|fvd|fid|all|detectors|horizon|report|eval|networks|sample|info|verify|resize|data|cuts"
@@ -47,7 +49,14 @@ def test_commands_and_options_exist(path: Path) -> None:
 
 
 def run(name: str, *arguments: object, cwd: Path) -> None:
-    subprocess.run([sys.executable, EXAMPLES / name, *map(str, arguments)], cwd=cwd, check=True, timeout=120)
+    done = Forked(_script, [str(EXAMPLES / name), *map(str, arguments)], cwd=cwd).finish()
+    assert done.returncode == 0, done.stderr
+
+
+def _script(command: list[str]) -> None:
+    sys.argv = command
+    sys.path.insert(0, str(Path(command[0]).parent))
+    runpy.run_path(command[0], run_name="__main__")
 
 
 def test_endless(tmp_path: Path) -> None:

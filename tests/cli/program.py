@@ -11,11 +11,16 @@ from types import MappingProxyType
 from tests.forked import Forked
 
 
+def start(*arguments: object, cwd: Path | None = None, env: Mapping[str, str] = MappingProxyType({})) -> Forked:
+    """Start the command line, with `env` in its environment."""
+    return Forked(_program, ["lvgan", *map(str, arguments)], cwd=cwd, env=env)
+
+
 def lvgan(
     *arguments: object, cwd: Path | None = None, env: Mapping[str, str] = MappingProxyType({})
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command line, with `env` in its environment; what it left with and printed."""
-    return Forked(_program, ["lvgan", *map(str, arguments)], cwd=cwd, env=env).finish()
+    """Run it; what it left with and printed."""
+    return start(*arguments, cwd=cwd, env=env).finish()
 
 
 def refused(*arguments: object, cwd: Path | None = None) -> str:

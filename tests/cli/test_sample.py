@@ -20,6 +20,7 @@ from lvgan.cli import app, commands  # noqa: F401
 from lvgan.data.encoding import open_writer
 from lvgan.errors import ConfigError, LvganError
 from tests import checkpoints
+from tests.cli import program
 from tests.clips import decode
 
 
@@ -63,16 +64,14 @@ def interrupted(
     folder: Path, output: str, how: int, ready: Callable[[], bool], frames: str = "100000"
 ) -> subprocess.CompletedProcess[str]:
     """Sample without super-resolution until `ready`, then send a signal."""
-    command = [sys.executable, "-m", "lvgan", "sample", "lr.pt", "-n", frames, "-o", output]
-    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = program.start("sample", "lr.pt", "-n", frames, "-o", output, cwd=folder)
     deadline = time.monotonic() + 100
     while not ready():
-        assert process.poll() is None, process.communicate()[1]
+        assert process.is_alive(), process.finish()
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(how)
-    out, err = process.communicate(timeout=60)
-    return subprocess.CompletedProcess(command, process.returncode, out, err)
+    return process.finish()
 
 
 def size_of(path: Path) -> int:
