@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import lvgan
+from lvgan import checkpoint as ckpt
 from lvgan import config as cfg
 from tests import checkpoints
 from tests.clips import decode
@@ -120,6 +121,24 @@ def test_enlarging(tmp_path: Path) -> None:
         if method == "bicubic":
             small = videos[1].reshape(6, 16, 2, 16, 2, 3).mean((2, 4))
             assert np.abs(small - low).mean() < 0.1 * low.std()
+
+
+def test_the_mean_of_checkpoints(tmp_path: Path) -> None:
+    lr, _ = checkpoints.make(tmp_path)
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    whole = ckpt.load(lr, "lr")
+    for step, factor in ((100, 9.0), (200, 1.0), (300, 2.0)):
+        weights = {k: v * factor if v.is_floating_point() else v for k, v in whole["generator_ema"].items()}
+        ckpt.save(folder / f"lr-step-{step:06d}.pt", whole | {"step": step, "generator_ema": weights})
+    run("learning/average.py", "run", "--first=200", "--footprints", 20, 40, "-o", "mean.pt", cwd=tmp_path)
+    mean = ckpt.load(tmp_path / "mean.pt", "lr")
+    for name, tensor in whole["generator_ema"].items():
+        expected = tensor * 1.5 if tensor.is_floating_point() else tensor
+        np.testing.assert_allclose(mean["generator_ema"][name], expected, rtol=1e-6)
+    generator = mean["config"]["model"]["generator"]
+    assert (generator["footprint_min"], generator["footprint_max"]) == (20, 40)
+    assert lvgan.load(tmp_path / "mean.pt", seed=0)[0:4].std() > 1
 
 
 def test_octaves_of_detail(monkeypatch: pytest.MonkeyPatch) -> None:

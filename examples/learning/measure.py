@@ -16,6 +16,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from lvgan import checkpoint as ckpt
+
 HERE = Path(__file__).parent
 MEASURES = {"color-sim": "area of colour similarity", "fvd": "Fréchet distance of pixel statistics",
             "motion": "motion (octaves from footage)", "repetition": "moments that repeat (share)"}  # fmt: skip
@@ -75,11 +77,11 @@ def closed(results: dict[str, Any], key: str, step: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=Path, help="a run, or one checkpoint without --steps")
     parser.add_argument("data", type=Path)
     parser.add_argument("held", type=Path)
     parser.add_argument("--untrained", type=Path, required=True, help="the checkpoint of step 0")
-    parser.add_argument("--steps", type=int, nargs="+", required=True)
+    parser.add_argument("--steps", type=int, nargs="+")
     parser.add_argument("--frames", type=int, default=32)
     parser.add_argument("--size", default="32x32")
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -90,8 +92,10 @@ def main() -> None:
         return measure(what, options.held, out / name, options.frames, options.size)
 
     results: dict[str, Any] = {"floor": measured(options.data, "floor"), "steps": {}}
-    for step in [0, *options.steps]:
-        checkpoint = options.run / "checkpoints" / f"lr-step-{step:06d}.pt" if step else options.untrained
+    steps = options.steps or [ckpt.load(options.run, "lr")["step"]]
+    for step in [0, *steps]:
+        checkpoint = options.run / "checkpoints" / f"lr-step-{step:06d}.pt" if options.steps else options.run
+        checkpoint = checkpoint if step else options.untrained
         found = measured(checkpoint, f"step-{step:06d}")
         results["steps"][str(step)] = found
         gaps = ", ".join(f"{key} {closed(results, key, step):.0%}" for key in ("color-sim", "fvd"))
