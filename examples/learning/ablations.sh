@@ -9,7 +9,7 @@ lvgan prepare held-raw held16 --fps 10 --lr 16x16 --hr 32x32
 for seed in 0 1 2; do
   lvgan train-lr data16 --config "$here/ablation.yaml" --preset tiny --run right-$seed --set training.seed=$seed
   lvgan train-lr data16 --config "$here/ablation.yaml" --preset tiny --run clip-8-$seed --set training.seed=$seed \
-    --set data.frames=8
+    --set data.frames=8 --set training.precision=fp32
   lvgan train-lr data16 --config "$here/ablation.yaml" --preset tiny --run short-$seed --set training.seed=$seed \
     --set model.generator.footprint_min=4 --set model.generator.footprint_max=16
 done

@@ -18,6 +18,8 @@ def main() -> None:
     parser.add_argument("--footprints", type=float, nargs=2, help="of the shortest and longest filter, in frames")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
+    if options.footprints and not 1 <= options.footprints[0] <= options.footprints[1]:
+        parser.error(f"footprints {options.footprints} are not two numbers of frames, 1 or more, the shorter first")
     paths = sorted((options.run / "checkpoints").glob("lr-step-*.pt"))
     checkpoints = [ckpt.load(path, "lr") for path in paths if (ckpt.step_of(path) or 0) >= options.first]
     if not checkpoints:

@@ -4,7 +4,7 @@
 
 runs `lvgan eval color-sim`, `fvd` (with features.py, pixel statistics) and `horizon` for each checkpoint, the training
 footage (real against real: the floor) among them, and writes results/results.json and results/learning.png. What has
-been measured is not measured again.
+been measured is not measured again: a folder of results is of one run and one footage.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
 def closed(results: dict[str, Any], key: str, step: int) -> float:
     """How much of the gap between the untrained network and footage is closed."""
     floor, start = results["floor"][key], results["steps"]["0"][key]
-    return (start - float(results["steps"][str(step)][key])) / (start - floor)
+    return (start - float(results["steps"][str(step)][key])) / (start - floor) if start != floor else 1.0
 
 
 def main() -> None:
@@ -87,6 +87,9 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     out = options.output
+    for path in (options.run, options.data, options.held, options.untrained):
+        if not path.exists():
+            parser.error(f"there is no {path}")
 
     def measured(what: Path, name: str) -> dict[str, float]:
         return measure(what, options.held, out / name, options.frames, options.size)
