@@ -1,6 +1,6 @@
 """One network that is the mean of the averaged generators of several checkpoints, with other filters if asked for.
 
-python average.py runs/world --first 1500 -o mean.pt --footprints 250 350
+    python average.py runs/world --first 1500 -o mean.pt --footprints 250 350
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ def main() -> None:
     mean = checkpoints[-1]
     for name, tensor in mean["generator_ema"].items():
         if tensor.is_floating_point():
-            others = [checkpoint["generator_ema"][name] for checkpoint in checkpoints]
-            mean["generator_ema"][name] = sum(others) / len(others)
+            mean["generator_ema"][name] = sum(c["generator_ema"][name] for c in checkpoints) / len(checkpoints)
     if options.footprints:
         generator = mean["config"]["model"]["generator"]
         generator["footprint_min"], generator["footprint_max"] = options.footprints

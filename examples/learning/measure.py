@@ -72,7 +72,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
 def closed(results: dict[str, Any], key: str, step: int) -> float:
     """How much of the gap between the untrained network and footage is closed."""
     floor, start = results["floor"][key], results["steps"]["0"][key]
-    return (start - float(results["steps"][str(step)][key])) / (start - floor) if start != floor else 1.0
+    return (start - float(results["steps"][str(step)][key])) / (start - floor)
 
 
 def main() -> None:
@@ -95,10 +95,11 @@ def main() -> None:
         return measure(what, options.held, out / name, options.frames, options.size)
 
     results: dict[str, Any] = {"floor": measured(options.data, "floor"), "steps": {}}
-    steps = options.steps or [ckpt.load(options.run, "lr")["step"]]
-    for step in [0, *steps]:
-        checkpoint = options.run / "checkpoints" / f"lr-step-{step:06d}.pt" if options.steps else options.run
-        checkpoint = checkpoint if step else options.untrained
+    if options.steps:
+        checkpoints = {step: options.run / "checkpoints" / f"lr-step-{step:06d}.pt" for step in options.steps}
+    else:
+        checkpoints = {ckpt.load(options.run, "lr")["step"]: options.run}
+    for step, checkpoint in {0: options.untrained, **checkpoints}.items():
         found = measured(checkpoint, f"step-{step:06d}")
         results["steps"][str(step)] = found
         gaps = ", ".join(f"{key} {closed(results, key, step):.0%}" for key in ("color-sim", "fvd"))

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from tests.forked import Forked
 
@@ -16,11 +17,9 @@ def start(*arguments: object, cwd: Path | None = None, env: Mapping[str, str] = 
     return Forked(_program, ["lvgan", *map(str, arguments)], cwd=cwd, env=env)
 
 
-def lvgan(
-    *arguments: object, cwd: Path | None = None, env: Mapping[str, str] = MappingProxyType({})
-) -> subprocess.CompletedProcess[str]:
-    """Run it; what it left with and printed."""
-    return start(*arguments, cwd=cwd, env=env).finish()
+def lvgan(*arguments: object, **where: Any) -> subprocess.CompletedProcess[str]:
+    """As `start`; what it left with and printed."""
+    return start(*arguments, **where).finish()
 
 
 def refused(*arguments: object, cwd: Path | None = None) -> str:
