@@ -141,6 +141,31 @@ def test_the_mean_of_checkpoints(tmp_path: Path) -> None:
     assert lvgan.load(tmp_path / "mean.pt", seed=0)[0:4].std() > 1
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("measure.py text.pt . . --untrained text.pt", r"\. is a folder without checkpoints"),
+        ("measure.py . . . --untrained gone.pt", "there is no gone.pt"),
+        ("measure_sr.py gone . . --data . --untrained text.pt", "there is no gone"),
+        ("measure_sr.py text.pt text.pt . --data . --untrained text.pt", r"\. holds no footage"),
+        ("average.py . --first=1", r"\. has no low-resolution checkpoints"),
+        ("enlarge.py gone bicubic", "there is no gone"),
+        ("enlarge.py text.pt bicubic", "text.pt is not a checkpoint"),
+        ("enlarge.py . text.pt", "text.pt is not a checkpoint"),
+        ("enlarge.py text.pt gone.pt", "there is no checkpoint gone.pt"),
+        ("pictures.py text.pt text.pt . --sr-held . --checkpoints text.pt", r"\. holds no folders of shards"),
+        ("pictures.py text.pt gone . --sr-held . --checkpoints text.pt", "there is no gone"),
+    ],
+)
+def test_wrong_input_of_the_learning_example_is_one_sentence(command: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "text.pt").write_text("not a network")
+    name, *arguments = command.split()
+    done = Forked(_script, [str(EXAMPLES / "learning" / name), *arguments, "-o", "out"], cwd=tmp_path).finish()
+    assert done.returncode == 2
+    assert re.search(said, done.stderr.splitlines()[-1])
+    assert "Traceback" not in done.stderr
+
+
 def test_octaves_of_detail(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of waves whose frequency is known; twice the amplitude is four times the energy."""
     monkeypatch.syspath_prepend(EXAMPLES / "learning")

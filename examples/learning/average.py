@@ -1,6 +1,6 @@
 """One network that is the mean of the averaged generators of several checkpoints, with other filters if asked for.
 
-    python average.py runs/world --first 1500 -o mean.pt --footprints 250 350
+python average.py runs/world --first 1500 -o mean.pt --footprints 250 350
 """
 
 from __future__ import annotations
@@ -8,12 +8,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from measure import existing, run
+
 from lvgan import checkpoint as ckpt
+from lvgan.errors import CheckpointError
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=existing)
     parser.add_argument("--first", type=int, required=True, help="the mean is of the checkpoints from this step on")
     parser.add_argument("--footprints", type=float, nargs=2, help="of the shortest and longest filter, in frames")
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -23,7 +26,7 @@ def main() -> None:
     paths = sorted((options.run / "checkpoints").glob("lr-step-*.pt"))
     checkpoints = [ckpt.load(path, "lr") for path in paths if (ckpt.step_of(path) or 0) >= options.first]
     if not checkpoints:
-        raise SystemExit(f"{options.run} has no low-resolution checkpoints from step {options.first} on")
+        raise CheckpointError(f"{options.run} has no low-resolution checkpoints from step {options.first} on")
     mean = checkpoints[-1]
     for name, tensor in mean["generator_ema"].items():
         if tensor.is_floating_point():
@@ -36,4 +39,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

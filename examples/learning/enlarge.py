@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from measure import existing, run
 from PIL import Image
 
 import lvgan
@@ -42,14 +43,13 @@ def bicubic(frames: np.ndarray, factor: int) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("source", type=Path, help="prepared footage, or a low-resolution run or checkpoint")
+    parser.add_argument("source", type=existing, help="prepared footage, or a low-resolution run or checkpoint")
     parser.add_argument("method", help="bicubic, or a super-resolution run or checkpoint")
     parser.add_argument("--factor", type=int, default=4, help="of bicubic enlargement")
     parser.add_argument("--videos", type=int, default=48, help="of a network")
     parser.add_argument("--frames", type=int, default=64, help="of each of them")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
     generator = None
     if options.method != "bicubic":
         generator, _ = load_sr(Path(options.method), torch.device("cpu"))
@@ -61,10 +61,10 @@ def main() -> None:
             made = upscale(iter(torch.from_numpy(frames).permute(0, 3, 1, 2)), generator, seed=number)
             large = np.stack([to_bytes(frame).permute(1, 2, 0).numpy() for frame in made])
         folder = options.output / f"{number:03d}"
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         for index, frame in enumerate(large):
             Image.fromarray(frame).save(folder / f"{index:06d}.png")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -13,14 +13,33 @@ import argparse
 import json
 import os
 import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lvgan import checkpoint as ckpt
+from lvgan.errors import LvganError
 
 HERE = Path(__file__).parent
 MEASURES = {"color-sim": "area of colour similarity", "fvd": "Fréchet distance of pixel statistics",
             "motion": "motion (octaves from footage)", "repetition": "moments that repeat (share)"}  # fmt: skip
+
+
+def existing(text: str) -> Path:
+    """An argument that has to be there already."""
+    if not Path(text).exists():
+        raise argparse.ArgumentTypeError(f"there is no {text}")
+    return Path(text)
+
+
+def run(main: Callable[[], None]) -> None:
+    """`main`, with one sentence and exit code 2 for what the caller can mend, as `lvgan` does."""
+    try:
+        main()
+    except LvganError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
 
 
 def evaluate(measure: str, *arguments: object) -> None:
@@ -28,7 +47,7 @@ def evaluate(measure: str, *arguments: object) -> None:
     command = ["lvgan", "eval", measure, *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(done.stderr.splitlines()[-1])
+        raise LvganError(done.stderr.splitlines()[-1])
 
 
 def measure(what: Path, held: Path, folder: Path, frames: int, size: str) -> dict[str, float]:
@@ -77,19 +96,16 @@ def closed(results: dict[str, Any], key: str, step: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="a run, or one checkpoint without --steps")
-    parser.add_argument("data", type=Path)
-    parser.add_argument("held", type=Path)
-    parser.add_argument("--untrained", type=Path, required=True, help="the checkpoint of step 0")
+    parser.add_argument("run", type=existing, help="a run, or one checkpoint without --steps")
+    parser.add_argument("data", type=existing)
+    parser.add_argument("held", type=existing)
+    parser.add_argument("--untrained", type=existing, required=True, help="the checkpoint of step 0")
     parser.add_argument("--steps", type=int, nargs="+")
     parser.add_argument("--frames", type=int, default=32)
     parser.add_argument("--size", default="32x32")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     out = options.output
-    for path in (options.run, options.data, options.held, options.untrained):
-        if not path.exists():
-            parser.error(f"there is no {path}")
 
     def measured(what: Path, name: str) -> dict[str, float]:
         return measure(what, options.held, out / name, options.frames, options.size)
@@ -109,4 +125,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -19,11 +19,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from measure import evaluate
+from measure import evaluate, existing, run
 from PIL import Image
 
 from lvgan.data.dataset import ClipDataset
 from lvgan.data.shards import find_resolutions
+from lvgan.errors import DataError
 
 HERE = Path(__file__).parent
 
@@ -47,12 +48,15 @@ def videos(folder: Path) -> Iterator[np.ndarray]:
         dataset = ClipDataset(folder)
         yield from (dataset.read(clip.name, 0, clip.frames, "hr")[::10] for clip in dataset.clips)
     else:
-        for video in sorted(folder.iterdir()):
+        for video in sorted(path for path in folder.iterdir() if path.is_dir()):
             yield np.stack([np.asarray(Image.open(path)) for path in sorted(video.iterdir())[::10]])
 
 
 def sharpness(folder: Path, reference: np.ndarray | None = None) -> np.ndarray:
-    energy = np.mean([octaves(frames) for frames in videos(folder)], axis=0)
+    found = [octaves(frames) for frames in videos(folder)]
+    if not found:
+        raise DataError(f"{folder} holds no footage; give the folder that `lvgan prepare` made")
+    energy = np.mean(found, axis=0)
     return energy if reference is None else np.log2(energy / reference)
 
 
@@ -67,11 +71,11 @@ def distance(made: Path, held: Path, folder: Path, size: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("sr", type=Path)
-    parser.add_argument("lr", type=Path)
-    parser.add_argument("held", type=Path)
-    parser.add_argument("--data", type=Path, required=True, help="the footage that was trained on: the floor")
-    parser.add_argument("--untrained", type=Path, required=True, help="the super-resolution checkpoint of step 0")
+    parser.add_argument("sr", type=existing)
+    parser.add_argument("lr", type=existing)
+    parser.add_argument("held", type=existing)
+    parser.add_argument("--data", type=existing, required=True, help="the footage that was trained on: the floor")
+    parser.add_argument("--untrained", type=existing, required=True, help="the super-resolution checkpoint of step 0")
     parser.add_argument("--size", default="128x128")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
@@ -91,11 +95,13 @@ def main() -> None:
             made = options.output / "videos" / name
             if not made.is_dir():
                 partial = made.with_name(f"{name}.partial")
-                subprocess.run([sys.executable, HERE / "enlarge.py", source, str(network), "-o", partial], check=True)
+                enlarge = (sys.executable, HERE / "enlarge.py", source, str(network), "-o", partial)
+                if subprocess.run(enlarge).returncode:  # it has said why
+                    sys.exit(2)
                 partial.rename(made)
             results[name] = measured(name, made)
     (options.output / "sr.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

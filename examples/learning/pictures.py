@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from enlarge import bicubic
+from measure import existing, run
 from PIL import Image
 
 import lvgan
@@ -36,7 +37,7 @@ def save(rows: list[np.ndarray], path: Path) -> None:
 
 def steps(options: argparse.Namespace, dataset: ClipDataset) -> list[np.ndarray]:
     places = range(0, 32, 4)
-    rows = [row(dataset.read(dataset.clips[3].name, 0, 32, "lr")[places])]
+    rows = [row(dataset.read(dataset.clips[min(3, len(dataset.clips) - 1)].name, 0, 32, "lr")[places])]
     for checkpoint in options.checkpoints:
         rows.append(row(lvgan.load(checkpoint, seed=options.seed)[0:32][places]))
     return rows
@@ -62,11 +63,11 @@ def comparison(options: argparse.Namespace, dataset: ClipDataset) -> list[np.nda
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("lr", type=Path)
-    parser.add_argument("sr", type=Path)
-    parser.add_argument("held", type=Path, help="held-out footage for the low resolution")
-    parser.add_argument("--sr-held", type=Path, required=True, help="the same at the sizes of the super-resolution")
-    parser.add_argument("--checkpoints", type=Path, nargs="+", required=True, help="the low resolution's, in order")
+    parser.add_argument("lr", type=existing)
+    parser.add_argument("sr", type=existing)
+    parser.add_argument("held", type=existing, help="held-out footage for the low resolution")
+    parser.add_argument("--sr-held", type=existing, required=True, help="the same at the sizes of the super-resolution")
+    parser.add_argument("--checkpoints", type=existing, nargs="+", required=True, help="the low resolution's, in order")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
@@ -77,4 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
