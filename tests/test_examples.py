@@ -101,7 +101,9 @@ def test_crossfade(tmp_path: Path) -> None:
     assert np.abs(made[-64:] - lvgan.load(lr, seed=0)[536:600]).mean() > 6
 
 
-@pytest.mark.parametrize(("file", "stage", "frames"), [("world", "lr", 32), ("world", "sr", 4), ("ablation", "lr", 32)])
+@pytest.mark.parametrize(
+    ("file", "stage", "frames"), [("world", "lr", 32), ("world", "sr", 4), ("ablation", "lr", 32), ("long", "lr", 128)]
+)
 def test_the_configurations_of_the_learning_example_are_legal(file: str, stage: str, frames: int) -> None:
     values = cfg.merge(cfg.load_preset("tiny", stage), cfg.load_file(EXAMPLES / "learning" / f"{file}.yaml", stage))
     assert cfg.build(stage, values).data.frames == frames

@@ -2,9 +2,9 @@
 
     python pictures.py runs/world runs/close held --sr-held sr-held --checkpoints A.pt B.pt -o results
 
-writes steps.png (eight frames of one clip: footage, then each checkpoint),
-long.png (one video, a frame every five seconds for two minutes, row by row) and sr.png (held-out footage: low
-resolution, bicubic, super-resolution, truth).
+writes steps.png (eight frames of one clip: footage, then each checkpoint), long.png (one video of both networks, a
+frame every five seconds for two minutes, row by row) and sr.png (held-out footage: low resolution, bicubic,
+super-resolution, truth).
 """
 
 from __future__ import annotations
@@ -36,17 +36,18 @@ def save(rows: list[np.ndarray], path: Path) -> None:
 
 
 def steps(options: argparse.Namespace, dataset: ClipDataset) -> list[np.ndarray]:
-    places = range(0, 32, 4)
-    rows = [row(dataset.read(dataset.clips[min(3, len(dataset.clips) - 1)].name, 0, 32, "lr")[places])]
+    clip = dataset.clips[min(3, len(dataset.clips) - 1)]
+    frames = 8 * options.every
+    rows = [row(dataset.read(clip.name, 0, frames, "lr")[:: options.every])]
     for checkpoint in options.checkpoints:
-        rows.append(row(lvgan.load(checkpoint, seed=options.seed)[0:32][places]))
+        rows.append(row(lvgan.load(checkpoint, seed=options.seed)[0 : frames : options.every]))
     return rows
 
 
 def long(options: argparse.Namespace) -> list[np.ndarray]:
-    video = lvgan.load(options.lr, seed=options.seed)
+    video = lvgan.load(options.lr, options.sr, seed=options.seed)
     times = [int(5 * video.fps * i) for i in range(24)]
-    return [row([video[t] for t in times[start : start + 8]]) for start in (0, 8, 16)]
+    return [row([video[t] for t in times[start : start + 8]], height=128) for start in (0, 8, 16)]
 
 
 def comparison(options: argparse.Namespace, dataset: ClipDataset) -> list[np.ndarray]:
@@ -68,6 +69,7 @@ def main() -> None:
     parser.add_argument("held", type=existing, help="held-out footage for the low resolution")
     parser.add_argument("--sr-held", type=existing, required=True, help="the same at the sizes of the super-resolution")
     parser.add_argument("--checkpoints", type=existing, nargs="+", required=True, help="the low resolution's, in order")
+    parser.add_argument("--every", type=int, default=16, help="frames between the eight of a clip")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
