@@ -1,6 +1,6 @@
 """One network that is the mean of the averaged generators of several checkpoints, with other filters if asked for.
 
-python average.py runs/world --first 1500 -o mean.pt --footprints 250 350
+    python average.py runs/world --first 1500 -o mean.pt --footprints 250 350
 """
 
 from __future__ import annotations
