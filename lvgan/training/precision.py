@@ -8,7 +8,8 @@ precision  what it means
 ``fp32``   float32 everywhere (published setting of the low resolution)
 ``tf32``   as ``fp32``, but NVIDIA GPUs since Ampere may round factors to 10 bits; elsewhere the same as ``fp32``
 ``bf16``   activations in bfloat16: the whole low resolution but the discriminator's head, the four highest
-           resolutions of both super-resolution networks
+           resolutions of both super-resolution networks. The same as ``fp32`` on a CPU without bfloat16 (x86: without
+           AVX-512): to imitate it takes tens of times as long
 ``fp16``   activations in float16 at the four highest resolutions of super-resolution (published setting). There is no
            loss scaler, as published: activations are clamped to 256. A step whose gradients overflow is skipped and
            counts as ill health like any other (:mod:`lvgan.training.health`), from the first step on: nothing makes
@@ -56,10 +57,14 @@ def computing(
     if s.precision == "tf32" and device.type != "cuda":
         say(f"tf32 is a mode of NVIDIA GPUs; on {device.type} it is the same as fp32")
     if s.precision == "fp16" and device.type == "cpu":
-        say("fp16 convolutions take many times as long as fp32 on most CPUs; bf16 is the faster half precision there")
+        say("fp16 convolutions take many times as long as fp32 on most CPUs; bf16 does not")
+    half = _HALF[s.precision]
+    if half is torch.bfloat16 and device.type == "cpu" and not _has_bfloat16():
+        say("this CPU has no bfloat16, and imitating it takes tens of times as long: bf16 is the same as fp32 here")
+        half = None
     for network in (generator, discriminator):
         if isinstance(network, Network):
-            network.run_in(_HALF[s.precision], recompute=s.checkpoint_activations)
+            network.run_in(half, recompute=s.checkpoint_activations)
             if s.channels_last:
                 keep_channels_last(network)
     with ExitStack() as stack:
@@ -81,6 +86,11 @@ def _check(config: cfg.Config, device: torch.device) -> None:
             f"--precision bf16 was asked for, but {torch.cuda.get_device_name(device)} has no bfloat16; "
             "use fp32 (or fp16 for super-resolution)"
         )
+
+
+def _has_bfloat16() -> bool:
+    """Whether convolutions on this CPU are quick in bfloat16."""
+    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,13 @@ def exact(shards: Path) -> dict[str, list[dict[str, float]]]:
     return {stage: _losses(stage, shards) for stage in ("lr", "sr")}
 
 
+@pytest.fixture
+def bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute in bfloat16, whatever the CPU."""
+    monkeypatch.setattr(precision, "_has_bfloat16", lambda: True)
+
+
+@pytest.mark.usefixtures("bfloat16")
 @pytest.mark.parametrize(
     ("stage", "settings"),
     [
@@ -69,6 +77,7 @@ def test_a_short_run_is_the_same_but_for_rounding(
                 assert abs(ours[key] - expected[key]) <= limit, (step, key, ours[key], expected[key])
 
 
+@pytest.mark.usefixtures("bfloat16")
 def test_half_precision_is_another_computation(shards: Path, exact: dict[str, list[dict[str, float]]]) -> None:
     assert _losses("sr", shards, precision="bf16")[0] != exact["sr"][0]
 
@@ -89,12 +98,37 @@ def test_rounding_is_put_back() -> None:
 
 def test_what_does_nothing_here_is_said() -> None:
     network = torch.nn.Linear(2, 2)
-    for chosen, words in (("tf32", "the same as fp32"), ("fp16", "bf16 is the faster")):
+    for chosen, words in (("tf32", "the same as fp32"), ("fp16", "many times as long as fp32")):
         said: list[str] = []
         with precision.computing(build("sr", {"training": {"precision": chosen}}), network, network, CPU, said.append):
             pass
         assert len(said) == 1
         assert words in said[0]
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_bfloat16_is_float32_on_a_cpu_without(has: bool, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_has_bfloat16", lambda: has)
+    said: list[str] = []
+    task = _task("lr", shards, precision="bf16")
+    networks = (task.generator, task.discriminator)
+    with precision.computing(task.config, *networks, CPU, said.append):
+        assert [network.half_type for network in networks] == [torch.bfloat16 if has else None] * 2
+    task.close()
+    assert has == (not said)
+    assert has or "bf16 is the same as fp32 here" in said[0]
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="what tells of bfloat16 is known of x86 only")
+def test_the_cpu_is_asked_for_bfloat16() -> None:
+    cpu = Path("/proc/cpuinfo")
+    if not cpu.exists():
+        pytest.skip("this system does not list what its CPU can do")
+    flags = set(next(line for line in cpu.read_text().splitlines() if line.startswith("flags")).split())
+    if {"avx512bw", "avx512vl", "avx512dq"} <= flags:
+        assert precision._has_bfloat16()
+    elif "avx_ne_convert" not in flags:
+        assert not precision._has_bfloat16()
 
 
 def test_float16_is_refused_at_low_resolution() -> None:
