@@ -146,17 +146,25 @@ def test_the_mean_of_checkpoints(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("measure.py text.pt . . --untrained text.pt", r"\. is a folder without checkpoints"),
+        ("measure.py text.pt . . --untrained text.pt", "text.pt is not a checkpoint"),
         ("measure.py . . . --untrained gone.pt", "there is no gone.pt"),
         ("measure_sr.py gone . . --data . --untrained text.pt", "there is no gone"),
-        ("measure_sr.py text.pt text.pt . --data . --untrained text.pt", r"\. holds no footage"),
+        ("measure.py . . . --untrained text.pt", r"\. is a folder, but a checkpoint file was expected"),
+        ("measure.py . . . --untrained text.pt --steps 7", "has no checkpoint of step 7"),
+        ("measure.py . . . --untrained text.pt --frames 0", "0 is not a whole number of at least 1"),
+        ("measure_sr.py text.pt text.pt . --data . --untrained text.pt", r"\. holds no folders of shards"),
+        ("measure_ablations.py right --held .", r"runs/right-0"),
+        ("measure_ablations.py right --held gone", "there is no gone"),
         ("average.py . --first=1", r"\. has no low-resolution checkpoints"),
+        ("average.py text.pt --first=1", "text.pt is a file"),
         ("enlarge.py gone bicubic", "there is no gone"),
         ("enlarge.py text.pt bicubic", "text.pt is not a checkpoint"),
         ("enlarge.py . text.pt", "text.pt is not a checkpoint"),
         ("enlarge.py text.pt gone.pt", "there is no checkpoint gone.pt"),
-        ("pictures.py text.pt text.pt . --sr-held . --checkpoints text.pt", r"\. holds no folders of shards"),
-        ("pictures.py text.pt gone . --sr-held . --checkpoints text.pt", "there is no gone"),
+        ("enlarge.py text.pt bicubic --videos 0", "0 is not a whole number of at least 1"),
+        ("pictures.py text.pt . --checkpoints text.pt", "text.pt is not a checkpoint"),
+        ("pictures.py text.pt . --checkpoints text.pt --sr .", "--sr and --sr-held go together"),
+        ("pictures.py text.pt . --sr gone --sr-held . --checkpoints text.pt", "there is no gone"),
     ],
 )
 def test_wrong_input_of_the_learning_example_is_one_sentence(command: str, said: str, tmp_path: Path) -> None:
@@ -166,6 +174,7 @@ def test_wrong_input_of_the_learning_example_is_one_sentence(command: str, said:
     assert done.returncode == 2
     assert re.search(said, done.stderr.splitlines()[-1])
     assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_octaves_of_detail(monkeypatch: pytest.MonkeyPatch) -> None:

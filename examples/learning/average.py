@@ -1,6 +1,8 @@
 """One network that is the mean of the averaged generators of several checkpoints, with other filters if asked for.
 
     python average.py runs/world --first 1500 -o mean.pt --footprints 250 350
+
+writes a checkpoint that `lvgan sample` and `lvgan eval` take.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ def main() -> None:
         parser.error(f"footprints {options.footprints} are not two numbers of frames, 1 or more, the shorter first")
     paths = sorted((options.run / "checkpoints").glob("lr-step-*.pt"))
     checkpoints = [ckpt.load(path, "lr") for path in paths if (ckpt.step_of(path) or 0) >= options.first]
+    if not options.run.is_dir():
+        parser.error(f"{options.run} is a file; name the run that it is of")
     if not checkpoints:
         raise CheckpointError(f"{options.run} has no low-resolution checkpoints from step {options.first} on")
     mean = checkpoints[-1]

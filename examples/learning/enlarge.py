@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure import existing, run
+from measure import count, existing, run
 from PIL import Image
 
 import lvgan
@@ -45,9 +45,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("source", type=existing, help="prepared footage, or a low-resolution run or checkpoint")
     parser.add_argument("method", help="bicubic, or a super-resolution run or checkpoint")
-    parser.add_argument("--factor", type=int, default=4, help="of bicubic enlargement")
-    parser.add_argument("--videos", type=int, default=48, help="of a network")
-    parser.add_argument("--frames", type=int, default=64, help="of each of them")
+    parser.add_argument("--factor", type=count, default=4, help="of bicubic enlargement")
+    parser.add_argument("--videos", type=count, default=48, help="of a network")
+    parser.add_argument("--frames", type=count, default=64, help="of each of them")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
     generator = None

@@ -4,7 +4,7 @@
 
 runs `lvgan eval color-sim`, `fvd` (with features.py, pixel statistics) and `horizon` for each checkpoint, the training
 footage (real against real: the floor) among them, and writes results/results.json and results/learning.png. What has
-been measured is not measured again: a folder of results is of one run and one footage.
+been measured is not measured again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lvgan import checkpoint as ckpt
-from lvgan.errors import LvganError
+from lvgan.errors import CheckpointError, ConfigError, LvganError
 
 HERE = Path(__file__).parent
 MEASURES = {"color-sim": "area of colour similarity", "fvd": "Fréchet distance of pixel statistics",
@@ -33,12 +33,22 @@ def existing(text: str) -> Path:
     return Path(text)
 
 
+def count(text: str) -> int:
+    """An argument that is a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return int(text)
+
+
 def run(main: Callable[[], None]) -> None:
     """`main`, with one sentence and exit code 2 for what the caller can mend, as `lvgan` does."""
     try:
         main()
     except LvganError as error:
         print(error, file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        print(f"{error.strerror} ({error.filename}); free some space or choose another folder", file=sys.stderr)
         sys.exit(2)
 
 
@@ -51,8 +61,15 @@ def evaluate(measure: str, *arguments: object) -> None:
 
 
 def measure(what: Path, held: Path, folder: Path, frames: int, size: str) -> dict[str, float]:
-    """The figures of one operand against held-out footage, in frames of `size`."""
+    """The figures of one operand against held-out footage, in frames of `size`.
+
+    Raises:
+        ConfigError: `folder` holds the figures of something else.
+    """
     pair = (f"held={held}", f"x={what}")
+    asked, found = folder / "asked.json", [*pair, frames, size]
+    if asked.exists() and json.loads(asked.read_text("utf-8")) != found:
+        raise ConfigError(f"{folder} holds the figures of another network, footage or size; choose another folder")
     long = 4 * frames
     wanted = {
         "color-sim": ("--frames", long, "--clips", 256),
@@ -62,6 +79,7 @@ def measure(what: Path, held: Path, folder: Path, frames: int, size: str) -> dic
     for name, options in wanted.items():
         if not (folder / f"{name}.json").exists():
             evaluate(name, *pair, *options, "--size", size, "-o", folder)
+            asked.write_text(json.dumps(found), encoding="utf-8")
     scores = [s for name in wanted for s in json.loads((folder / f"{name}.json").read_text("utf-8"))["scores"]]
 
     def value(metric: str) -> float:
@@ -101,7 +119,7 @@ def main() -> None:
     parser.add_argument("held", type=existing)
     parser.add_argument("--untrained", type=existing, required=True, help="the checkpoint of step 0")
     parser.add_argument("--steps", type=int, nargs="+")
-    parser.add_argument("--frames", type=int, default=32)
+    parser.add_argument("--frames", type=count, default=32)
     parser.add_argument("--size", default="32x32")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
@@ -110,11 +128,15 @@ def main() -> None:
     def measured(what: Path, name: str) -> dict[str, float]:
         return measure(what, options.held, out / name, options.frames, options.size)
 
-    results: dict[str, Any] = {"floor": measured(options.data, "floor"), "steps": {}}
     if options.steps:
         checkpoints = {step: options.run / "checkpoints" / f"lr-step-{step:06d}.pt" for step in options.steps}
+        for step, checkpoint in checkpoints.items():
+            if not checkpoint.exists():
+                raise CheckpointError(f"{options.run} has no checkpoint of step {step}; name steps that it has")
     else:
         checkpoints = {ckpt.load(options.run, "lr")["step"]: options.run}
+    ckpt.load(options.untrained, "lr")  # now, not after minutes
+    results: dict[str, Any] = {"floor": measured(options.data, "floor"), "steps": {}}
     for step, checkpoint in {0: options.untrained, **checkpoints}.items():
         found = measured(checkpoint, f"step-{step:06d}")
         results["steps"][str(step)] = found

@@ -19,12 +19,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 from measure import evaluate, existing, run
 from PIL import Image
 
 from lvgan.data.dataset import ClipDataset
 from lvgan.data.shards import find_resolutions
 from lvgan.errors import DataError
+from lvgan.generate.generators import load_generators
+from lvgan.sizes import Size
 
 HERE = Path(__file__).parent
 
@@ -53,10 +56,7 @@ def videos(folder: Path) -> Iterator[np.ndarray]:
 
 
 def sharpness(folder: Path, reference: np.ndarray | None = None) -> np.ndarray:
-    found = [octaves(frames) for frames in videos(folder)]
-    if not found:
-        raise DataError(f"{folder} holds no footage; give the folder that `lvgan prepare` made")
-    energy = np.mean(found, axis=0)
+    energy = np.mean([octaves(frames) for frames in videos(folder)], axis=0)
     return energy if reference is None else np.log2(energy / reference)
 
 
@@ -69,6 +69,20 @@ def distance(made: Path, held: Path, folder: Path, size: str) -> float:
     return next(float(score["value"]) for score in reversed(scores) if score["metric"].startswith("fvd"))
 
 
+def check(options: argparse.Namespace) -> None:
+    """Refuse now what would not fit after minutes.
+
+    Raises:
+        LvganError: footage or a network of another size or kind.
+    """
+    for folder in (options.held, options.data):
+        dataset = ClipDataset(folder)
+        if dataset.hr != Size.parse(options.size):
+            raise DataError(f"{folder} is of {dataset.hr or dataset.lr}, but --size is {options.size}; name one size")
+    for path in (options.sr, options.untrained):
+        load_generators(options.lr, path, torch.device("cpu"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sr", type=existing)
@@ -79,6 +93,7 @@ def main() -> None:
     parser.add_argument("--size", default="128x128")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
+    check(options)
     reference = sharpness(options.held)
 
     def measured(name: str, made: Path) -> dict[str, float]:

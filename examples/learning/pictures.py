@@ -1,10 +1,11 @@
 """Pictures of what was learnt.
 
-    python pictures.py runs/world runs/close held --sr-held sr-held --checkpoints A.pt B.pt -o results
+    python pictures.py runs/world held --checkpoints A.pt B.pt -o results
+    python pictures.py runs/world held --checkpoints A.pt B.pt --sr runs/close --sr-held sr-held -o results
 
-writes steps.png (eight frames of one clip: footage, then each checkpoint), long.png (one video of both networks, a
-frame every five seconds for two minutes, row by row) and sr.png (held-out footage: low resolution, bicubic,
-super-resolution, truth).
+writes steps.png (eight frames of one clip: footage, then each checkpoint), long.png (one video, with both networks if
+there are two, a frame every five seconds for two minutes, row by row) and, with --sr, sr.png (held-out footage: low
+resolution, bicubic, super-resolution, truth).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from enlarge import bicubic
-from measure import existing, run
+from measure import count, existing, run
 from PIL import Image
 
 import lvgan
@@ -31,10 +32,6 @@ def row(frames: list[np.ndarray] | np.ndarray, height: int = 96) -> np.ndarray:
     return np.concatenate([np.asarray(frame) for frame in resized], axis=1)
 
 
-def save(rows: list[np.ndarray], path: Path) -> None:
-    Image.fromarray(np.concatenate(rows)).save(path, optimize=True)
-
-
 def steps(options: argparse.Namespace, dataset: ClipDataset) -> list[np.ndarray]:
     clip = dataset.clips[min(3, len(dataset.clips) - 1)]
     frames = 8 * options.every
@@ -44,10 +41,9 @@ def steps(options: argparse.Namespace, dataset: ClipDataset) -> list[np.ndarray]
     return rows
 
 
-def long(options: argparse.Namespace) -> list[np.ndarray]:
-    video = lvgan.load(options.lr, options.sr, seed=options.seed)
+def long(video: lvgan.Video, height: int) -> list[np.ndarray]:
     times = [int(5 * video.fps * i) for i in range(24)]
-    return [row([video[t] for t in times[start : start + 8]], height=128) for start in (0, 8, 16)]
+    return [row([video[t] for t in times[start : start + 8]], height) for start in (0, 8, 16)]
 
 
 def comparison(options: argparse.Namespace, dataset: ClipDataset) -> list[np.ndarray]:
@@ -65,18 +61,25 @@ def comparison(options: argparse.Namespace, dataset: ClipDataset) -> list[np.nda
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("lr", type=existing)
-    parser.add_argument("sr", type=existing)
     parser.add_argument("held", type=existing, help="held-out footage for the low resolution")
-    parser.add_argument("--sr-held", type=existing, required=True, help="the same at the sizes of the super-resolution")
+    parser.add_argument("--sr", type=existing)
+    parser.add_argument("--sr-held", type=existing, help="held-out footage at the sizes of the super-resolution")
     parser.add_argument("--checkpoints", type=existing, nargs="+", required=True, help="the low resolution's, in order")
-    parser.add_argument("--every", type=int, default=16, help="frames between the eight of a clip")
+    parser.add_argument("--every", type=count, default=16, help="frames between the eight of a clip")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
+    if (options.sr is None) != (options.sr_held is None):
+        parser.error("--sr and --sr-held go together")
+    pictures = {
+        "long.png": long(lvgan.load(options.lr, options.sr, seed=options.seed), 96 if options.sr is None else 128),
+        "steps.png": steps(options, ClipDataset(options.held)),
+    }
+    if options.sr is not None:
+        pictures["sr.png"] = comparison(options, ClipDataset(options.sr_held))
     options.output.mkdir(parents=True, exist_ok=True)
-    save(steps(options, ClipDataset(options.held)), options.output / "steps.png")
-    save(long(options), options.output / "long.png")
-    save(comparison(options, ClipDataset(options.sr_held)), options.output / "sr.png")
+    for name, rows in pictures.items():
+        Image.fromarray(np.concatenate(rows)).save(options.output / name, optimize=True)
 
 
 if __name__ == "__main__":
