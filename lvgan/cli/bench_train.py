@@ -38,7 +38,7 @@ from lvgan.pixels import from_bytes
 from lvgan.sizes import Size
 from lvgan.training.dry_run import dry_run
 from lvgan.training.lr import LrTask
-from lvgan.training.precision import computing
+from lvgan.training.precision import computing, cpu_has_bfloat16
 from lvgan.training.sr import SrTask
 from lvgan.training.task import Sample, Task
 from lvgan.training.trainer import Trainer
@@ -285,7 +285,8 @@ def settings_of(stage: str, device: torch.device, compiled: bool) -> list[dict[s
     ways: list[dict[str, Any]] = [{"precision": "fp32"}]
     if cuda:
         ways.append({"precision": "tf32"})
-    ways.append({"precision": "bf16"})
+    if cuda or cpu_has_bfloat16():
+        ways.append({"precision": "bf16"})
     if cuda and stage == "sr":
         ways.append({"precision": "fp16"})
     ways.append({"precision": "fp32", "channels_last": True})

@@ -59,7 +59,7 @@ def computing(
     if s.precision == "fp16" and device.type == "cpu":
         say("fp16 convolutions take many times as long as fp32 on most CPUs; bf16 does not")
     half = _HALF[s.precision]
-    if half is torch.bfloat16 and device.type == "cpu" and not _has_bfloat16():
+    if half is torch.bfloat16 and device.type == "cpu" and not cpu_has_bfloat16():
         say("this CPU has no bfloat16, and imitating it takes tens of times as long: bf16 is the same as fp32 here")
         half = None
     for network in (generator, discriminator):
@@ -88,7 +88,7 @@ def _check(config: cfg.Config, device: torch.device) -> None:
         )
 
 
-def _has_bfloat16() -> bool:
+def cpu_has_bfloat16() -> bool:
     """Whether convolutions on this CPU are quick in bfloat16."""
     return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 

@@ -121,6 +121,13 @@ def test_settings_are_legal() -> None:
                 assert not (stage == "lr" and training.precision == "fp16")
 
 
+@pytest.mark.parametrize("has", [True, False])
+def test_bfloat16_is_not_compared_where_it_is_float32(has: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_train, "cpu_has_bfloat16", lambda: has)
+    assert ({"precision": "bf16"} in bench_train.settings_of("lr", CPU, False)) == has
+    assert {"precision": "bf16"} in bench_train.settings_of("lr", torch.device("cuda"), False)
+
+
 def test_an_unknown_preset_is_refused() -> None:
     with pytest.raises(ConfigError, match="tiny, small, paper"):
         bench_train.run("huge", ["lr"], CPU, quick=True, table=False, compiled=False, say=print)

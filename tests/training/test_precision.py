@@ -42,7 +42,7 @@ def exact(shards: Path) -> dict[str, list[dict[str, float]]]:
 @pytest.fixture
 def bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute in bfloat16, whatever the CPU."""
-    monkeypatch.setattr(precision, "_has_bfloat16", lambda: True)
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: True)
 
 
 @pytest.mark.usefixtures("bfloat16")
@@ -108,7 +108,7 @@ def test_what_does_nothing_here_is_said() -> None:
 
 @pytest.mark.parametrize("has", [True, False])
 def test_bfloat16_is_float32_on_a_cpu_without(has: bool, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision, "_has_bfloat16", lambda: has)
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: has)
     said: list[str] = []
     task = _task("lr", shards, precision="bf16")
     networks = (task.generator, task.discriminator)
@@ -126,9 +126,9 @@ def test_the_cpu_is_asked_for_bfloat16() -> None:
         pytest.skip("this system does not list what its CPU can do")
     flags = set(next(line for line in cpu.read_text().splitlines() if line.startswith("flags")).split())
     if {"avx512bw", "avx512vl", "avx512dq"} <= flags:
-        assert precision._has_bfloat16()
+        assert precision.cpu_has_bfloat16()
     elif "avx_ne_convert" not in flags:
-        assert not precision._has_bfloat16()
+        assert not precision.cpu_has_bfloat16()
 
 
 def test_float16_is_refused_at_low_resolution() -> None:
