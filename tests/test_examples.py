@@ -10,13 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import lvgan
 from lvgan import checkpoint as ckpt
 from lvgan import config as cfg
+from lvgan.data.prepare import prepare
+from lvgan.sizes import Size
 from tests import checkpoints
-from tests.clips import decode
+from tests.clips import decode, make_video
 from tests.forked import Forked
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -175,6 +178,27 @@ def test_wrong_input_of_the_learning_example_is_one_sentence(command: str, said:
     assert re.search(said, done.stderr.splitlines()[-1])
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("network", [(), ("--plain", "--paired")])
+def test_how_soon_motion_is_seen(network: tuple[str, ...], tmp_path: Path) -> None:
+    make_video(tmp_path / "raw" / "a.mp4", size="32x32", frames=20)
+    prepare(tmp_path / "raw", tmp_path / "out", lr=Size(8, 8), hr=Size(16, 16))
+    command = [str(EXAMPLES / "learning" / "motion.py"), "out", "--batch=2", "--steps=1", "--r1=1", *network]
+    done = Forked(_script, command, cwd=tmp_path).finish()
+    assert done.returncode == 0, done.stderr
+    said = re.fullmatch(r"step 0: right (\d+)%", done.stdout.strip())
+    assert said
+    assert 30 <= int(said[1]) <= 70
+
+
+def test_footage_that_moves_slower(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A point that moves by a frame a frame moves by a sixth."""
+    monkeypatch.syspath_prepend(EXAMPLES / "learning")
+    from motion import slowed
+
+    clips = torch.arange(8.0).view(1, 1, 8, 1, 1) * torch.tensor([1.0, -3.0]).view(2, 1, 1, 1, 1)
+    np.testing.assert_allclose(slowed(clips), clips / 6, rtol=1e-6)
 
 
 def test_octaves_of_detail(monkeypatch: pytest.MonkeyPatch) -> None:
