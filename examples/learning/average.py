@@ -25,10 +25,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.footprints and not 1 <= options.footprints[0] <= options.footprints[1]:
         parser.error(f"footprints {options.footprints} are not two numbers of frames, 1 or more, the shorter first")
-    paths = sorted((options.run / "checkpoints").glob("lr-step-*.pt"))
-    checkpoints = [ckpt.load(path, "lr") for path in paths if (ckpt.step_of(path) or 0) >= options.first]
     if not options.run.is_dir():
         parser.error(f"{options.run} is a file; name the run that it is of")
+    paths = sorted((options.run / "checkpoints").glob("lr-step-*.pt"))
+    checkpoints = [ckpt.load(path, "lr") for path in paths if (ckpt.step_of(path) or 0) >= options.first]
     if not checkpoints:
         raise CheckpointError(f"{options.run} has no low-resolution checkpoints from step {options.first} on")
     mean = checkpoints[-1]

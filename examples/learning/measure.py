@@ -67,8 +67,8 @@ def measure(what: Path, held: Path, folder: Path, frames: int, size: str) -> dic
         ConfigError: `folder` holds the figures of something else.
     """
     pair = (f"held={held}", f"x={what}")
-    asked, found = folder / "asked.json", [*pair, frames, size]
-    if asked.exists() and json.loads(asked.read_text("utf-8")) != found:
+    note, asked = folder / "asked.json", [*pair, frames, size]
+    if note.exists() and json.loads(note.read_text("utf-8")) != asked:
         raise ConfigError(f"{folder} holds the figures of another network, footage or size; choose another folder")
     long = 4 * frames
     wanted = {
@@ -79,7 +79,7 @@ def measure(what: Path, held: Path, folder: Path, frames: int, size: str) -> dic
     for name, options in wanted.items():
         if not (folder / f"{name}.json").exists():
             evaluate(name, *pair, *options, "--size", size, "-o", folder)
-            asked.write_text(json.dumps(found), encoding="utf-8")
+            note.write_text(json.dumps(asked), encoding="utf-8")
     scores = [s for name in wanted for s in json.loads((folder / f"{name}.json").read_text("utf-8"))["scores"]]
 
     def value(metric: str) -> float:
