@@ -105,7 +105,8 @@ def test_crossfade(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "stage", "frames"), [("world", "lr", 32), ("world", "sr", 4), ("ablation", "lr", 32), ("long", "lr", 128)]
+    ("file", "stage", "frames"),
+    [("world", "lr", 32), ("world", "sr", 4), ("ablation", "lr", 32), ("long", "lr", 128), ("moving", "lr", 16)],
 )
 def test_the_configurations_of_the_learning_example_are_legal(file: str, stage: str, frames: int) -> None:
     values = cfg.merge(cfg.load_preset("tiny", stage), cfg.load_file(EXAMPLES / "learning" / f"{file}.yaml", stage))
@@ -180,7 +181,7 @@ def test_wrong_input_of_the_learning_example_is_one_sentence(command: str, said:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("network", [(), ("--plain", "--paired")])
+@pytest.mark.parametrize("network", [(), ("--plain", "--paired", "--stride=2")])
 def test_how_soon_motion_is_seen(network: tuple[str, ...], tmp_path: Path) -> None:
     make_video(tmp_path / "raw" / "a.mp4", size="32x32", frames=20)
     prepare(tmp_path / "raw", tmp_path / "out", lr=Size(8, 8), hr=Size(16, 16))

@@ -60,21 +60,20 @@ def evaluate(measure: str, *arguments: object) -> None:
         raise LvganError(done.stderr.splitlines()[-1])
 
 
-def measure(what: Path, held: Path, folder: Path, frames: int, size: str) -> dict[str, float]:
-    """The figures of one operand against held-out footage, in frames of `size`.
+def measure(what: Path, held: Path, folder: Path, frames: int, long: int, size: str) -> dict[str, float]:
+    """The figures of one operand against held-out footage, in frames of `size`; colours over `long` frames.
 
     Raises:
         ConfigError: `folder` holds the figures of something else.
     """
     pair = (f"held={held}", f"x={what}")
-    note, asked = folder / "asked.json", [*pair, frames, size]
+    note, asked = folder / "asked.json", [*pair, frames, long, size]
     if note.exists() and json.loads(note.read_text("utf-8")) != asked:
         raise ConfigError(f"{folder} holds the figures of another network, footage or size; choose another folder")
-    long = 4 * frames
     wanted = {
         "color-sim": ("--frames", long, "--clips", 256),
         "fvd": ("--frames", frames, "--clips", 512, "--detector", "features:pixel_statistics", "--workers", 1),
-        "horizon": ("--frames", 1024, "--dense", 1024, "--videos", 8),
+        "horizon": ("--frames", 1024, "--dense", 1024, "--videos", 8, "--min-lag", min(32, (long - 16) // 2)),
     }
     for name, options in wanted.items():
         if not (folder / f"{name}.json").exists():
@@ -120,13 +119,16 @@ def main() -> None:
     parser.add_argument("--untrained", type=existing, required=True, help="the checkpoint of step 0")
     parser.add_argument("--steps", type=int, nargs="+")
     parser.add_argument("--frames", type=count, default=32)
+    parser.add_argument("--long", type=count, default=128, help="frames over which colours are compared, 48 or more")
     parser.add_argument("--size", default="32x32")
     parser.add_argument("-o", "--output", type=Path, required=True)
     options = parser.parse_args()
+    if options.long < 48:
+        parser.error(f"--long {options.long} is too short to look for repetition; give 48 or more")
     out = options.output
 
     def measured(what: Path, name: str) -> dict[str, float]:
-        return measure(what, options.held, out / name, options.frames, options.size)
+        return measure(what, options.held, out / name, options.frames, options.long, options.size)
 
     if options.steps:
         checkpoints = {step: options.run / "checkpoints" / f"lr-step-{step:06d}.pt" for step in options.steps}

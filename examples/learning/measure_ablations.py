@@ -28,7 +28,8 @@ def main() -> None:
         ckpt.find(path, "lr")  # now, not after minutes
     results: dict[str, dict[str, list[float]]] = {}
     for name in options.names:
-        found = [measure(p, options.held, options.output / p.name, options.frames, "16x16") for p in runs[name]]
+        long = 4 * options.frames
+        found = [measure(p, options.held, options.output / p.name, options.frames, long, "16x16") for p in runs[name]]
         results[name] = {key: [one[key] for one in found] for key in MEASURES}
         print(name, *(f"{k} {mean(v):.3f} ± {stdev(v):.3f}" for k, v in results[name].items()), sep=", ", flush=True)
     (options.output / "ablations.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -17,6 +17,7 @@ from measure import count, existing, run
 from torch import Tensor, nn
 
 from lvgan.data.dataset import ClipDataset
+from lvgan.data.windows import window_span
 from lvgan.models.lr_discriminator import LrDiscriminator
 
 SLOWER = 6
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("--batch", type=count, default=4)
     parser.add_argument("--steps", type=count, default=500)
     parser.add_argument("--frames", type=count, default=8)
+    parser.add_argument("--stride", type=count, default=1, help="use every n-th frame")
     parser.add_argument("--rate", type=float, default=0.002)
     parser.add_argument("--r1", type=float, default=0.0, help="its weight, every 16 steps")
     parser.add_argument("--plain", action="store_true")
@@ -59,7 +61,8 @@ def main() -> None:
     frames = options.frames
     if frames < 8:
         parser.error(f"clips of {frames} frames are too short; give 8 or more")
-    dataset = ClipDataset(options.data, min_frames=frames)
+    span = window_span(frames, stride=options.stride)
+    dataset = ClipDataset(options.data, min_frames=span)
     videos = [torch.from_numpy(dataset.read(c.name, 0, c.frames, "lr")).permute(3, 0, 1, 2) for c in dataset.clips]
     dice = np.random.default_rng(0)
     torch.manual_seed(0)
@@ -71,8 +74,8 @@ def main() -> None:
 
     def moments(number: int) -> Tensor:
         chosen = [videos[i] for i in dice.integers(len(videos), size=number)]
-        starts = [dice.integers(video.shape[1] - frames + 1) for video in chosen]
-        clips = torch.stack([v[:, s : s + frames] for v, s in zip(chosen, starts, strict=True)])
+        starts = [dice.integers(video.shape[1] - span + 1) for video in chosen]
+        clips = torch.stack([v[:, s : s + span : options.stride] for v, s in zip(chosen, starts, strict=True)])
         return clips.float() / 127.5 - 1
 
     for step in range(options.steps + 1):
