@@ -54,7 +54,7 @@ def run(main: Callable[[], None]) -> None:
 
 def evaluate(measure: str, *arguments: object) -> None:
     environment = os.environ | {"PYTHONPATH": str(HERE)}
-    command = ["lvgan", "eval", measure, *map(str, arguments)]
+    command = [sys.executable, "-m", "lvgan", "eval", measure, *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise LvganError(done.stderr.splitlines()[-1])

@@ -25,7 +25,7 @@ def main() -> None:
         parser.error("a spread needs 2 seeds or more")
     runs = {name: [Path("runs", f"{name}-{seed}") for seed in range(options.seeds)] for name in options.names}
     for path in chain.from_iterable(runs.values()):
-        ckpt.find(path, "lr")  # now, not after minutes
+        ckpt.load(ckpt.find(path, "lr"), "lr")  # now, not after minutes
     results: dict[str, dict[str, list[float]]] = {}
     for name in options.names:
         long = 4 * options.frames
