@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 import subprocess
@@ -191,6 +192,23 @@ def test_how_soon_motion_is_seen(network: tuple[str, ...], tmp_path: Path) -> No
     said = re.fullmatch(r"step 0: right (\d+)%", done.stdout.strip())
     assert said
     assert 30 <= int(said[1]) <= 70
+
+
+def test_a_loop_longer_than_footage_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The share of all moments of the network that repeat, not that of as many frames as footage has."""
+    monkeypatch.syspath_prepend(EXAMPLES / "learning")
+    from measure import measure
+
+    def scores(**values: float) -> str:
+        found = [("self-repetition", 0.0), *((name.replace("_", "-"), value) for name, value in values.items())]
+        return json.dumps({"scores": [{"metric": name, "value": value} for name, value in found]})
+
+    (tmp_path / "asked.json").write_text(json.dumps(["held=h", "x=n", 32, 128, "16x16"]))
+    (tmp_path / "color-sim.json").write_text(scores().replace("self-repetition", "color similarity area"))
+    (tmp_path / "fvd.json").write_text(scores(fvd_32=2.0).replace("fvd-32", "fvd_32"))
+    (tmp_path / "horizon.json").write_text(scores(self_repetition=1.0, self_repetition_gap=0.0, motion_gap=3.0))
+    found = measure(Path("n"), Path("h"), tmp_path, 32, 128, "16x16")
+    assert found == {"color-sim": 0.0, "fvd": 2.0, "motion": 3.0, "repetition": 1.0}
 
 
 def test_footage_that_moves_slower(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,9 @@ def measure(what: Path, held: Path, folder: Path, frames: int, long: int, size: 
     pair = (f"held={held}", f"x={what}")
     note, asked = folder / "asked.json", [*pair, frames, long, size]
     if note.exists() and json.loads(note.read_text("utf-8")) != asked:
-        raise ConfigError(f"{folder} holds the figures of another network, footage or size; choose another folder")
+        raise ConfigError(
+            f"{folder} holds the figures of another network, footage, length or size; choose another folder"
+        )
     wanted = {
         "color-sim": ("--frames", long, "--clips", 256),
         "fvd": ("--frames", frames, "--clips", 512, "--detector", "features:pixel_statistics", "--workers", 1),
@@ -82,9 +84,11 @@ def measure(what: Path, held: Path, folder: Path, frames: int, long: int, size: 
     scores = [s for name in wanted for s in json.loads((folder / f"{name}.json").read_text("utf-8"))["scores"]]
 
     def value(metric: str) -> float:
-        return next(float(s["value"]) for s in reversed(scores) if s["metric"].startswith(metric))
+        """Of `what`, which comes after the footage."""
+        return next(float(s["value"]) for s in reversed(scores) if s["metric"] == metric)
 
-    return {"color-sim": value("color similarity area"), "fvd": value("fvd"),
+    # Not self-repetition-gap: it compares only as many frames as footage has, and a longer loop would pass.
+    return {"color-sim": value("color similarity area"), "fvd": value(f"fvd_{frames}"),
             "motion": value("motion-gap"), "repetition": value("self-repetition")}  # fmt: skip
 
 
