@@ -199,16 +199,17 @@ def test_a_loop_longer_than_footage_is_measured(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.syspath_prepend(EXAMPLES / "learning")
     from measure import measure
 
-    def scores(**values: float) -> str:
-        found = [("self-repetition", 0.0), *((name.replace("_", "-"), value) for name, value in values.items())]
-        return json.dumps({"scores": [{"metric": name, "value": value} for name, value in found]})
-
-    (tmp_path / "asked.json").write_text(json.dumps(["held=h", "x=n", 32, 128, "16x16"]))
-    (tmp_path / "color-sim.json").write_text(scores().replace("self-repetition", "color similarity area"))
-    (tmp_path / "fvd.json").write_text(scores(fvd_32=2.0).replace("fvd-32", "fvd_32"))
-    (tmp_path / "horizon.json").write_text(scores(self_repetition=1.0, self_repetition_gap=0.0, motion_gap=3.0))
-    found = measure(Path("n"), Path("h"), tmp_path, 32, 128, "16x16")
-    assert found == {"color-sim": 0.0, "fvd": 2.0, "motion": 3.0, "repetition": 1.0}
+    repetition = [("self-repetition", 0.0), ("self-repetition", 1.0), ("self-repetition-gap", 0.0)]  # footage, network
+    scores = {
+        "color-sim": [("color similarity area", 0.0)],
+        "fvd": [("fvd_32", 2.0)],
+        "horizon": [*repetition, ("motion-gap", 3.0)],
+    }
+    for file, found in scores.items():
+        listed = {"scores": [{"metric": metric, "value": value} for metric, value in found]}
+        (tmp_path / f"{file}.json").write_text(json.dumps(listed))
+    measured = measure(Path("n"), Path("h"), tmp_path, 32, 128, "16x16")
+    assert measured == {"color-sim": 0.0, "fvd": 2.0, "motion": 3.0, "repetition": 1.0}
 
 
 def test_footage_that_moves_slower(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,13 +12,13 @@ import argparse
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from measure import count, existing, run
 from torch import Tensor, nn
 
 from lvgan.data.dataset import ClipDataset
 from lvgan.data.windows import window_span
 from lvgan.models.lr_discriminator import LrDiscriminator
+from lvgan.training.losses import discriminator_loss_fake, discriminator_loss_real, r1_penalty
 
 SLOWER = 6
 
@@ -82,11 +82,10 @@ def main() -> None:
         real = moments(options.batch)
         slow = slowed(real if options.paired else moments(options.batch))
         adam.zero_grad()
-        (F.softplus(-network(real)).mean() + F.softplus(network(slow)).mean()).backward()
+        (discriminator_loss_real(network(real)) + discriminator_loss_fake(network(slow))).mean().backward()
         if options.r1 and step % 16 == 0:
-            real.requires_grad_()
-            (gradient,) = torch.autograd.grad(network(real).sum(), real, create_graph=True)
-            (8 * options.r1 * gradient.square().sum((1, 2, 3, 4)).mean()).backward()
+            penalty, _ = r1_penalty(lambda sample: network(*sample), (real,))
+            (8 * options.r1 * penalty.mean()).backward()
         adam.step()
         if step % 100 == 0:
             with torch.no_grad():
