@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import multiprocessing.reduction
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Mapping
 from multiprocessing.context import ForkServerProcess
@@ -47,14 +49,18 @@ class Forked:
         """Wait for the end, at most so many seconds; what it left with and printed."""
         process = self._process
         process.join(patience)
-        if process.exitcode is None:
+        late = process.exitcode is None
+        if late:
+            self.send_signal(signal.SIGABRT)  # says where it is
+            process.join(10)
             process.kill()
-            raise subprocess.TimeoutExpired(str(process), patience)
+            process.join()
         said = []
         for file in self._files:
             with file:
                 file.seek(0)
                 said.append(file.read().decode())
+        assert not late, f"it still ran after {patience:.0f} s:\n{said[1]}"
         return subprocess.CompletedProcess([], process.exitcode, *said)
 
 
@@ -67,6 +73,7 @@ def _call(
 ) -> None:
     for number, file in enumerate(files, start=1):
         os.dup2(file.detach(), number)
+    faulthandler.enable()
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)

@@ -57,11 +57,21 @@ class Interrupted(BaseException):
 
 
 def _leave(signum: int, frame: FrameType | None) -> None:
-    if _importing(frame):
-        # Modules that are left half-way cannot be loaded again: a moment later, then.
+    if _taking_a_lock(frame) or _importing(frame):
+        # Modules that are left half-way cannot be loaded again, nor locks be taken: a moment later, then.
         threading.Timer(0.05, os.kill, (os.getpid(), signum)).start()
         return
     raise Interrupted(signum)
+
+
+def _taking_a_lock(frame: FrameType | None) -> bool:
+    """Whether a condition's lock (of a queue, or of what a thread pool promised) is just taken or let go.
+
+    Left here, it would stay taken, and the pool's threads, for which every way out waits, would wait for it.
+    """
+    if frame is None or frame.f_code.co_filename != threading.__file__:
+        return False
+    return frame.f_code.co_name in ("__enter__", "__exit__", "_release_save", "_acquire_restore")
 
 
 def _importing(frame: FrameType | None) -> bool:

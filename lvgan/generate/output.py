@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -57,12 +56,44 @@ def feed(frames: Iterable[Tensor], writer: VideoWriter) -> int:
     return count
 
 
+class _Line(Generic[_T]):
+    """A queue in which `_DEPTH` items have room.
+
+    ``queue.Queue`` takes its lock in Python, where the exception that a signal handler raises (Ctrl-C) can leave it
+    taken: whoever uses the queue next then waits for ever. ``queue.SimpleQueue`` is C, which no handler interrupts.
+    """
+
+    def __init__(self) -> None:
+        self._items: queue.SimpleQueue[_T] = queue.SimpleQueue()
+        self._room: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(_DEPTH):
+            self._room.put(None)
+
+    def offer(self, item: _T) -> bool:
+        """Put an item, unless there is no room for 0.2 s; whether it was put."""
+        try:
+            self._room.get(timeout=0.2)
+        except queue.Empty:
+            return False
+        self._items.put(item)
+        return True
+
+    def push(self, item: _T) -> None:
+        """Put an item, room or not."""
+        self._items.put(item)
+
+    def get(self) -> _T:
+        item = self._items.get()
+        self._room.put(None)
+        return item
+
+
 class _Beside(Generic[_T]):
     """Does one thing with every item, in order, in a thread of its own; an error shows at the next item."""
 
     def __init__(self, work: Callable[[_T], object]) -> None:
         self._work = work
-        self._items: queue.Queue[_T | None] = queue.Queue(_DEPTH)
+        self._items = _Line[_T | None]()
         self._error: BaseException | None = None
         self._stopped = False
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -77,13 +108,10 @@ class _Beside(Generic[_T]):
                 return
 
     def put(self, item: _T | None) -> None:
-        while True:
-            if self._error is not None:
-                raise self._error
-            try:
-                return self._items.put(item, timeout=0.2)
-            except queue.Full:
-                continue
+        while self._error is None:
+            if self._items.offer(item):
+                return
+        raise self._error
 
     def __enter__(self) -> _Beside[_T]:
         return self
@@ -99,32 +127,26 @@ class _Beside(Generic[_T]):
                 raise self._error
             return
         self._stopped = True
-        with contextlib.suppress(queue.Full):  # then it sees `_stopped` next
-            self._items.put_nowait(None)
+        self._items.push(None)
         self._thread.join(2)  # not for ever: a reader of a stream may have stopped reading
 
 
 def ahead(items: Iterable[_T]) -> Iterator[_T]:
     """The same items, fetched by a thread of its own a few ahead of their use."""
-    fetched: queue.Queue[tuple[_T | None, BaseException | None]] = queue.Queue(_DEPTH)
-    stopped = threading.Event()
-
-    def give(entry: tuple[_T | None, BaseException | None]) -> None:
-        while not stopped.is_set():
-            try:
-                return fetched.put(entry, timeout=0.2)
-            except queue.Full:
-                continue
+    fetched = _Line[tuple[_T | None, BaseException | None]]()
+    stopped = False
 
     def fetch() -> None:
         try:
             for item in items:
-                give((item, None))
-                if stopped.is_set():
+                while not fetched.offer((item, None)):
+                    if stopped:
+                        return
+                if stopped:
                     return
-            give((None, StopIteration()))
+            fetched.push((None, StopIteration()))
         except BaseException as error:
-            give((None, error))
+            fetched.push((None, error))
 
     thread = threading.Thread(target=fetch, daemon=True)
     thread.start()
@@ -137,5 +159,5 @@ def ahead(items: Iterable[_T]) -> Iterator[_T]:
                 raise error
             yield item  # type: ignore[misc]
     finally:
-        stopped.set()
+        stopped = True
         thread.join()

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import threading
+import time
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
+from lvgan import cli
 from tests.cli import program
 from tests.cli.program import refused
 
@@ -84,3 +90,28 @@ def test_refusals(tmp_path, arguments: tuple[str, ...], words: str) -> None:
     before = sorted(os.listdir(tmp_path))
     assert words in refused(*arguments, cwd=tmp_path)
     assert sorted(os.listdir(tmp_path)) == before  # nothing left behind, nothing run
+
+
+def test_a_signal_waits_until_a_lock_is_taken() -> None:
+    """Else the lock would stay taken. (This one sends the signal when it is taken.)"""
+    lock = threading.Lock()
+    taking = SimpleNamespace(
+        acquire=lock.acquire,
+        release=lock.release,
+        __enter__=partial(signal.raise_signal, signal.SIGINT),
+        __exit__=lambda *error: None,
+    )
+    inside: list[bool] = []
+
+    def wait() -> None:
+        with threading.Condition(taking):
+            inside.append(True)
+            time.sleep(20)
+
+    before = signal.signal(signal.SIGINT, cli._leave)
+    try:
+        with pytest.raises(cli.Interrupted):
+            wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert inside
