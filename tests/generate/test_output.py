@@ -22,7 +22,8 @@ class Stopped(BaseException):
 
 class Interruption:
     """Raises :class:`Stopped` in the calling thread at the `step`-th place, below the code of `module`, where Python
-    calls signal handlers: as a function begins, and as one written in C returns.
+    calls signal handlers: as a function begins, and as one written in C returns. (Not as a thread starts: what Python
+    itself takes then, it does not always give back.)
     """
 
     def __init__(self, step: int, module: str) -> None:
@@ -45,6 +46,8 @@ class Interruption:
 
     def _below(self, frame: FrameType | None) -> bool:
         while frame is not None and frame.f_code.co_filename != self._module:
+            if frame.f_code is threading.Thread.start.__code__:
+                return False
             frame = frame.f_back
         return frame is not None
 
