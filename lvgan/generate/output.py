@@ -139,9 +139,8 @@ def ahead(items: Iterable[_T]) -> Iterator[_T]:
     def fetch() -> None:
         try:
             for item in items:
-                while not fetched.offer((item, None)):
-                    if stopped:
-                        return
+                while not stopped and not fetched.offer((item, None)):
+                    pass
                 if stopped:
                     return
             fetched.push((None, StopIteration()))
